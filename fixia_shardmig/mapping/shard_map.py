@@ -1,0 +1,173 @@
+"""The mapping as the other rooms see it: frozen and already validated. Reading the file is `mapping.load`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fixia_shardmig.model.names import TableName
+
+
+@dataclass(frozen=True, slots=True)
+class SplitByColumn:
+    """The row's own value in `column` has a home. Values are compared as text; booleans are `true` and `false`."""
+
+    column: str
+    homes: Mapping[str, str]
+    otherwise: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitByReference:
+    """The home is that of `value` in the row of a small reference table that `column` points to."""
+
+    column: str
+    references: TableName
+    referenced_column: str
+    value: str
+    homes: Mapping[str, str]
+    otherwise: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitBySql:
+    """An immutable SQL expression over the row's own columns gives a value of `homes`, or a shard's name without them."""
+
+    expression: str
+    columns: tuple[str, ...]
+    """The columns the expression may read (a superset is fine)."""
+    homes: Mapping[str, str]
+    otherwise: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One reference that can decide a row's home: `columns` of this table point to `to` of `references`.
+
+    `declared` tells whether a foreign key stands behind it; without one the parent may come later or go first.
+    """
+
+    columns: tuple[str, ...]
+    references: TableName
+    to: tuple[str, ...]
+    declared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """The row lives where the row it references lives; the first path without a NULL decides."""
+
+    paths: tuple[Path, ...]
+    otherwise: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnShard:
+    """The whole table lives on one shard."""
+
+    shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The whole table lives on every shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The table is not moved, and the mapping says why."""
+
+    reason: str
+
+
+Rule = SplitByColumn | SplitByReference | SplitBySql | Follows | OnShard | Reference | Skip
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A database's URL, a secret: its repr shows no password. `replicas` are read-only copies of it."""
+
+    url: str = field(repr=False)
+    replicas: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PgBouncer:
+    """The pooler that cutover re-points."""
+
+    admin_url: str = field(repr=False)
+    databases_file: str = ""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMap:
+    """A mapping file, read and checked against the source's catalog.
+
+    Attributes:
+        name: The migration's name, [a-z0-9_], at most 40 characters.
+        shards: Shard name -> endpoint, in the file's order.
+        journal_shard: The one shard that keeps the journal.
+        tables: One rule for each root table of the source (partitions follow their root).
+    """
+
+    name: str
+    file: str
+    source: Endpoint
+    shards: Mapping[str, Endpoint]
+    journal_shard: str
+    tables: Mapping[TableName, Rule]
+    pgbouncer: PgBouncer | None = None
+    on_switch: tuple[str, ...] = ()
+    cache_url: str = field(default="", repr=False)
+    cache_ttl: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def shard_names(self) -> tuple[str, ...]:
+        """Return the shards in the file's order; a shard's place in it is its number in the copy."""
+        return tuple(self.shards)
+
+    def moved(self) -> frozenset[TableName]:
+        """Return the tables whose rows reach some shard."""
+        return frozenset(name for name, rule in self.tables.items() if not isinstance(rule, Skip))
+
+    def fingerprint(self) -> str:
+        """Return a digest over everything that decides where rows go; URLs and hooks are left out."""
+        digest = hashlib.sha256(repr((self.name, self.shard_names, self.journal_shard)).encode())
+        for name, rule in sorted(self.tables.items()):
+            digest.update(repr((str(name), rule)).encode())
+        return digest.hexdigest()[:16]
+
+    def shards_of(self, table: TableName) -> tuple[str, ...]:
+        """Return every shard on which rows of a table can live."""
+        match self.tables[table]:
+            case Skip():
+                return ()
+            case OnShard(shard):
+                return (shard,)
+            case _:
+                return self.shard_names
+
+
+def topological(tables: Mapping[TableName, Rule]) -> tuple[TableName, ...]:
+    """Return the moved tables, parents before those that follow them. The mapping's check has refused circles."""
+    ordered: dict[TableName, None] = {}
+
+    def visit(name: TableName) -> None:
+        rule = tables[name]
+        if name in ordered or isinstance(rule, Skip):
+            return
+        match rule:
+            case Follows(paths):
+                for path in paths:
+                    visit(path.references)
+            case SplitByReference():
+                visit(rule.references)
+            case _:
+                pass
+        ordered[name] = None
+
+    for name in sorted(tables):
+        visit(name)
+    return tuple(ordered)

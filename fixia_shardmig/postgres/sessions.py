@@ -1,0 +1,163 @@
+"""Opens connections whose settings are pinned, so that a value has one text form everywhere.
+
+Refuses nothing by itself: it turns psycopg's connection errors into ours, without a password in the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import conninfo, sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+
+from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
+from fixia_shardmig.model.lsn import LSN
+
+Connection = psycopg.Connection[TupleRow]
+
+CONNECT_TIMEOUT_S = 10
+KEEPALIVE_IDLE_S = 15
+
+PINNED: dict[str, str] = {
+    "client_encoding": "UTF8",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "xmloption": "content",
+    "search_path": "pg_catalog",
+    "row_security": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+}
+"""Settings that every own session runs with: the first ones decide how a value reads as text (pitfall 48),
+`row_security` turns a silent subset into an error (53), the timeouts keep a default of the role from ending a
+long copy (18)."""
+
+
+def describe(url: str) -> str:
+    """Return `user@host:port/database` of a URL, never its password."""
+    try:
+        parts = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return "an unreadable URL"
+    host = parts.get("host") or parts.get("hostaddr") or "local socket"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    user = f"{parts['user']}@" if parts.get("user") else ""
+    return f"{user}{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
+    """Open a session with pinned settings.
+
+    Args:
+        url: Where to; a secret.
+        purpose: What for, shown as `shardmig <purpose>` in pg_stat_activity.
+        autocommit: Whether each statement is a transaction of its own.
+
+    Raises:
+        RefusedError: The server says no (password, role, database, transaction pooler).
+        TemporaryError: It cannot be reached now.
+    """
+    try:
+        connection = psycopg.connect(
+            url,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            keepalives_idle=KEEPALIVE_IDLE_S,
+            application_name=f"shardmig {purpose}",
+            client_encoding="utf-8",
+        )
+    except psycopg.Error as error:
+        raise connection_error(error, url) from None
+    _pin(connection)
+    connection.autocommit = autocommit
+    return connection
+
+
+def _pin(connection: Connection) -> None:
+    settings = dict(PINNED)
+    if connection.info.server_version >= 170000:
+        settings["transaction_timeout"] = "0"
+    calls = [sql.SQL("set_config({}, {}, false)").format(sql.Literal(k), sql.Literal(v)) for k, v in settings.items()]
+    connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(calls))
+
+
+def connection_error(error: psycopg.Error, url: str) -> ShardmigError:
+    """Turn a failure to connect into an error that names the place and the next step, without a secret."""
+    where = describe(url)
+    text = str(error)
+    for fragment, message, hint in _REFUSALS:
+        if fragment in text:
+            return RefusedError(f"{where}: {message}", hint=hint)
+    first_line = next((line.strip() for line in text.splitlines() if line.strip()), "connection failed")
+    return TemporaryError(
+        f"{where}: cannot connect: {without_secret(first_line, url)}",
+        hint="check that the server runs and that the URL's host and port are right, then run the command again",
+    )
+
+
+_REFUSALS = (
+    ("password authentication failed", "the password is wrong", "correct the password in the URL"),
+    ("no password supplied", "the server asks for a password and the URL has none", "add the password to the URL"),
+    ("role ", "the role does not exist or may not log in", "correct the user in the URL, or CREATE ROLE … LOGIN"),
+    ("database ", "the database does not exist", "correct the database's name in the URL, or run createdb"),
+    ("no pg_hba.conf entry", "pg_hba.conf does not let this host in", "add a line for this host, user and database"),
+    ("unsupported startup parameter", "this is a pooler, not PostgreSQL itself", "use the direct URL of the server"),
+    ("could not translate host name", "the host's name is unknown", "correct the host in the URL"),
+    ("invalid connection option", "the URL has a parameter that libpq does not know", "remove it from the URL"),
+    ("invalid integer value", "the URL has a number that cannot be read", "correct the port or timeout in the URL"),
+)
+
+
+def without_secret(text: str, url: str) -> str:
+    """Return a text with the URL's password, should it occur, blotted out."""
+    try:
+        password = conninfo.conninfo_to_dict(url).get("password")
+    except psycopg.ProgrammingError:
+        return text.replace(url, "<url>")
+    return text.replace(str(password), "***") if password else text
+
+
+@contextmanager
+def session(url: str, purpose: str, *, autocommit: bool = True) -> Iterator[Connection]:
+    """Open a session as `connect` does and close it at the end, whatever happens in between."""
+    connection = connect(url, purpose, autocommit=autocommit)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def scalar(connection: Connection, query: LiteralString | sql.Composable, parameters: object = None) -> Any:  # noqa: ANN401  the server decides the type
+    """Run a query that returns one value, or None without a row."""
+    row = connection.execute(query, parameters).fetchone()  # type: ignore[arg-type]
+    return row[0] if row else None
+
+
+def insert_lsn(connection: Connection) -> LSN:
+    """Return the position up to which WAL has been written into the buffers.
+
+    `pg_current_wal_lsn` would miss asynchronous commits that are not flushed yet (pitfall 42).
+    """
+    return LSN.parse(scalar(connection, "SELECT pg_current_wal_insert_lsn()"))
+
+
+def is_open(connection: Connection) -> bool:
+    """Whether a connection can still be used."""
+    return not connection.closed and connection.info.transaction_status is not TransactionStatus.UNKNOWN
+
+
+def table_identifier(schema: str, name: str) -> sql.Identifier:
+    """Return `"schema"."name"`."""
+    return sql.Identifier(schema, name)
