@@ -1,0 +1,1 @@
+"""Tests, by distance from a server: unit, integration, acceptance, faults; benchmarks beside them."""
