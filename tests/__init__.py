@@ -1,1 +1,0 @@
-"""Tests, by distance from a server: unit, integration, acceptance, faults; benchmarks beside them."""
