@@ -32,7 +32,7 @@ class SplitByReference:
 
 @dataclass(frozen=True, slots=True)
 class SplitBySql:
-    """An immutable SQL expression over the row's own columns gives a value of `homes`, or a shard's name without them."""
+    """An immutable SQL expression over the row's own columns gives a value of `homes`; without them a shard's name."""
 
     expression: str
     columns: tuple[str, ...]
