@@ -1,0 +1,101 @@
+"""Drives the chunks of a copy through an executor and records each in the journal as it is done."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from threading import Event
+
+from fixia_shardmig.copy.worker import ChunkResult, ChunkTask, copy_chunk, prepare_worker
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.model.errors import TemporaryError
+
+POLL_S = 0.5
+QUEUED_PER_JOB = 2
+"""Tasks handed over ahead of need; enough to keep a worker busy, few enough to stop soon."""
+
+
+@dataclass(slots=True)
+class CopyTotals:
+    """What this run has copied so far."""
+
+    rows: int = 0
+    bytes: int = 0
+    chunks: int = 0
+
+
+def local_executor(jobs: int) -> Executor:
+    """Return worker processes on this host; they start fresh, since a forked libpq session is nobody's."""
+    return ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
+    )
+
+
+def copy_chunks(
+    tasks: Iterable[ChunkTask],
+    *,
+    executor: Executor,
+    jobs: int,
+    journal: Journal,
+    stop: Event,
+    on_done: Callable[[CopyTotals], None],
+) -> CopyTotals:
+    """Run tasks until all are done or `stop` is set; chunks in flight are always finished and recorded.
+
+    Raises the first task's error after the others in flight have ended.
+    """
+    totals = CopyTotals()
+    waiting = iter(tasks)
+    running: dict[Future[ChunkResult], ChunkTask] = {}
+    failure: BaseException | None = None
+    while True:
+        if failure is None and not stop.is_set():
+            _fill(running, waiting, executor=executor, limit=jobs * QUEUED_PER_JOB)
+        if not running:
+            break
+        done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            task = running.pop(future)
+            error = future.exception()
+            if error is None:
+                _record(future.result(), task, journal, totals)
+                on_done(totals)
+            else:
+                failure = failure or error
+        if failure is not None or stop.is_set():
+            _withdraw(running)
+    if failure is not None:
+        raise _explained(failure)
+    return totals
+
+
+def _fill(
+    running: dict[Future[ChunkResult], ChunkTask], waiting: Iterator[ChunkTask], *, executor: Executor, limit: int
+) -> None:
+    while len(running) < limit:
+        task = next(waiting, None)
+        if task is None:
+            return
+        running[executor.submit(copy_chunk, task)] = task
+
+
+def _withdraw(running: dict[Future[ChunkResult], ChunkTask]) -> None:
+    for future in list(running):
+        if future.cancel():
+            del running[future]
+
+
+def _record(result: ChunkResult, task: ChunkTask, journal: Journal, totals: CopyTotals) -> None:
+    journal.chunk_done(result.chunk_id, task.epoch, rows=result.rows, size_bytes=result.size_bytes)
+    totals.rows += result.rows
+    totals.bytes += result.size_bytes
+    totals.chunks += 1
+
+
+def _explained(failure: BaseException) -> BaseException:
+    if isinstance(failure, BrokenProcessPool):
+        return TemporaryError("a copy worker was killed", hint="shardmig copy --resume")
+    return failure
