@@ -234,10 +234,10 @@ class Decoder:
 
     def __init__(self, relations: Mapping[int, Relation] | None = None, *, in_stream: bool = False) -> None:
         """Start with the relations known so far, outside or inside a streamed block."""
-        self._relations: dict[int, Relation] = dict(relations or {})
+        self._relations: Mapping[int, Relation] = relations or {}
         self._announced_by: dict[int, dict[int, Relation]] = {}
         self._announced: dict[int, Relation] | None = None
-        self._known = self._relations
+        self._known: Mapping[int, Relation] = self._relations
         self._in_stream = in_stream
         self._readers: dict[int, Callable[[bytes, int, int], tuple[Message, int]]] = {
             ord("I"): self._insert,
@@ -257,9 +257,9 @@ class Decoder:
         }
 
     @property
-    def relations(self) -> dict[int, Relation]:
-        """Return a copy of the relations that the next message may refer to."""
-        return dict(self._known)
+    def relations(self) -> Mapping[int, Relation]:
+        """Return the relations that the next message may refer to, by OID. Later messages do not change it."""
+        return self._known
 
     def decode(self, payload: bytes) -> Message:
         """Decode one message.
@@ -319,15 +319,17 @@ class Decoder:
 
     def _relation(self, data: bytes, at: int, _xid: int) -> tuple[Message, int]:
         relation, at = _read_relation(data, at)
+        self._known = {**self._known, relation.oid: relation}
         if self._announced is not None:
             self._announced[relation.oid] = relation
-        self._known[relation.oid] = relation
+        else:
+            self._relations = self._known
         return relation, at
 
     def _stream_start(self, data: bytes, at: int, _xid: int) -> tuple[Message, int]:
         xid, first = _xid_flag(data, at)
         self._announced = self._announced_by.setdefault(xid, {})
-        self._known = self._relations | self._announced
+        self._known = {**self._relations, **self._announced}
         self._in_stream = True
         return StreamStart(xid, bool(first)), at + 5
 
@@ -339,7 +341,8 @@ class Decoder:
 
     def _stream_commit(self, data: bytes, at: int, _xid: int) -> tuple[Message, int]:
         xid, _flags, commit_lsn, end_lsn, microseconds = _stream_commit(data, at)
-        self._relations.update(self._announced_by.pop(xid, {}))
+        self._relations = {**self._relations, **self._announced_by.pop(xid, {})}
+        self._known = self._relations
         return StreamCommit(xid, LSN(commit_lsn), LSN(end_lsn), _time(microseconds)), at + 29
 
     def _stream_abort(self, data: bytes, at: int, _xid: int) -> tuple[Message, int]:

@@ -1,0 +1,372 @@
+"""Gathers the stream's messages into whole transactions, in the order in which they committed. No server here.
+
+Nothing of a transaction is handed out before its COMMIT (pitfall 28). What does not fit into memory waits in files
+without a name, which vanish with the process, however it ends.
+
+A transaction's changes are kept as the bytes that came and are decoded when they are iterated: its owner may do that in
+another thread, and twice if it likes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Final
+
+from fixia_shardmig.model.errors import ShardmigError, TemporaryError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.postgres.pgoutput import (
+    Begin,
+    Change,
+    Commit,
+    Decoder,
+    Delete,
+    Insert,
+    LogicalMessage,
+    Message,
+    Origin,
+    Relation,
+    StreamAbort,
+    StreamCommit,
+    StreamStart,
+    StreamStop,
+    Truncate,
+    Update,
+)
+
+MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
+"""How much of all open transactions together is held in memory, as the bytes of their messages. Ten times what a batch
+of the tail holds, so that only bulk loads reach the disk."""
+
+READ_BYTES: Final = 1024 * 1024
+"""How much of a spill file is read at once."""
+
+Frame = tuple[int, bytes]
+"""A position and a message's bytes; no bytes for a keepalive, whose position is all that the server has sent."""
+
+_size = struct.Struct(">I")
+_u32 = struct.Struct(">I").unpack_from
+_RELATION = ord("R")
+_CHANGES = frozenset(b"IUDT")
+_STORED = _CHANGES | {_RELATION}
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Every transaction that committed before `server_lsn` has been handed out, none is half received."""
+
+    server_lsn: LSN
+
+
+class Changes:
+    """A transaction's changes in the order of their execution, without those of rolled back savepoints.
+
+    Iterating decodes them; `len` costs nothing. May be iterated again until the transaction is closed.
+    """
+
+    def __init__(self, relations: Mapping[int, Relation], *, streamed: bool, spool: Path) -> None:
+        """Start empty, with the relations known when the transaction began."""
+        self._relations = relations
+        self._streamed = streamed
+        self._spool = spool
+        self._head: list[bytes] = []
+        self._file: IO[bytes] | None = None
+        self._counts: dict[int, int] = {}
+        self._aborted: set[int] = set()
+
+    def __len__(self) -> int:
+        """Return the number of changes."""
+        return sum(count for xid, count in self._counts.items() if xid not in self._aborted)
+
+    def __iter__(self) -> Iterator[Change]:
+        """Decode the changes one after the other."""
+        decoder = Decoder(self._relations, in_stream=self._streamed)
+        aborted = self._aborted
+        for payload in self._payloads():
+            if aborted and payload[0] != _RELATION and _u32(payload, 1)[0] in aborted:
+                continue
+            message = decoder.decode(payload)
+            if isinstance(message, Insert | Update | Delete | Truncate):
+                yield message
+
+    @property
+    def spilled(self) -> bool:
+        """Whether a part of the transaction lies on disk."""
+        return self._file is not None
+
+    def add(self, payload: bytes, *, to_disk: bool) -> None:
+        """Append a change or a relation. What follows a spilled message is spilled too."""
+        if payload[0] in _CHANGES:
+            xid = _u32(payload, 1)[0] if self._streamed else 0
+            self._counts[xid] = self._counts.get(xid, 0) + 1
+        if to_disk or self._file is not None:
+            self._spill(payload)
+        else:
+            self._head.append(payload)
+
+    def discard(self, subxid: int) -> None:
+        """Leave out the changes of a rolled back subtransaction."""
+        if subxid in self._counts:
+            self._aborted.add(subxid)
+
+    def finish(self) -> None:
+        """Write out what is buffered, so that iterating sees all of it."""
+        if self._file is not None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                raise _cannot_spill(error, self._spool) from error
+
+    def close(self) -> None:
+        """Give memory and disk back."""
+        self._head.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _spill(self, payload: bytes) -> None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._spool, buffering=READ_BYTES)  # noqa: SIM115  see close
+            self._file.write(_size.pack(len(payload)))
+            self._file.write(payload)
+        except OSError as error:
+            raise _cannot_spill(error, self._spool) from error
+
+    def _payloads(self) -> Iterator[bytes]:
+        yield from self._head
+        if self._file is not None:
+            yield from _stored(self._file.fileno())
+
+
+def _stored(descriptor: int) -> Iterator[bytes]:
+    """Yield the messages of a spill file; by position, so that two readers do not disturb each other."""
+    position = 0
+    buffer = b""
+    while block := os.pread(descriptor, READ_BYTES, position):
+        position += len(block)
+        buffer += block
+        at = 0
+        while len(buffer) - at >= _size.size:
+            end = at + _size.size + _u32(buffer, at)[0]
+            if end > len(buffer):
+                break
+            yield buffer[at + _size.size : end]
+            at = end
+        buffer = buffer[at:]
+
+
+def _cannot_spill(error: OSError, spool: Path) -> TemporaryError:
+    return TemporaryError(
+        f"cannot spill a large transaction to {spool}: {(error.strerror or str(error)).lower()}",
+        hint=f"make room in {spool}, then run the command again; nothing of the transaction was applied",
+    )
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A committed transaction of the source.
+
+    Attributes:
+        xid: 32 bits; add the epoch before comparing it with a snapshot's (pitfall 44).
+        end_lsn: What to acknowledge once every shard has it.
+        changes: Its changes; close them when they are applied.
+        origin: The replication origin's name if it came to the source through replication, else None.
+        messages: The transactional logical messages that the reader keeps.
+        size_bytes: The bytes of its messages.
+    """
+
+    xid: int
+    commit_lsn: LSN
+    end_lsn: LSN
+    commit_time: datetime
+    changes: Changes
+    origin: str | None
+    messages: list[LogicalMessage]
+    size_bytes: int
+
+    def close(self) -> None:
+        """Give memory and disk of the changes back."""
+        self.changes.close()
+
+
+Item = Transaction | LogicalMessage | Idle
+
+
+@dataclass(slots=True)
+class _Open:
+    """A transaction whose COMMIT has not come yet."""
+
+    xid: int
+    changes: Changes
+    origin: str | None = None
+    messages: list[LogicalMessage] = field(default_factory=list)
+    size_bytes: int = 0
+    memory_bytes: int = 0
+
+
+class TransactionReader:
+    """Turns frames into items in commit order: transactions, markers as they come, and what idle keepalives prove.
+
+    An `Idle` is made only between transactions, never with one half received (pitfall 37). Transactions that are being
+    streamed do not stand in its way: until their COMMIT comes, a restart sends them again from their beginning.
+    """
+
+    def __init__(
+        self, spool: Path, *, message_prefixes: frozenset[str], memory_bytes_max: int = MEMORY_BYTES_MAX
+    ) -> None:
+        """Start with nothing open.
+
+        Args:
+            spool: The directory for transactions that are too large; must exist.
+            message_prefixes: Which logical messages are ours; an application's own are passed over.
+            memory_bytes_max: From how many held bytes on messages go to disk.
+        """
+        self._spool = spool
+        self._prefixes = message_prefixes
+        self._memory_bytes_max = memory_bytes_max
+        self._memory_bytes = 0
+        self._decoder = Decoder()
+        self._streamed: dict[int, _Open] = {}
+        self._current: _Open | None = None
+
+    @property
+    def open_transactions(self) -> int:
+        """Return how many transactions have begun to come in without their COMMIT."""
+        in_block = self._current is not None and self._current.xid not in self._streamed
+        return len(self._streamed) + in_block
+
+    def feed(self, frames: Iterable[Frame]) -> list[Item]:
+        """Take what `Stream.read` returned and return what is complete by now, in order.
+
+        Raises:
+            ShardmigError: A message cannot be decoded or stands where it cannot.
+            TemporaryError: A large transaction does not fit on the disk.
+        """
+        items: list[Item] = []
+        for position, payload in frames:
+            current = self._current
+            if not payload:
+                if current is None:
+                    _add_idle(items, LSN(position))
+            elif current is not None and payload[0] in _STORED:
+                self._store(current, payload)
+            elif (item := self._take(self._decoder.decode(payload))) is not None:
+                items.append(item)
+        return items
+
+    def close(self) -> None:
+        """Give up what is open; a restarted stream sends it again."""
+        for transaction in (*self._streamed.values(), *([self._current] if self._current else [])):
+            transaction.changes.close()
+        self._streamed.clear()
+        self._current = None
+        self._memory_bytes = 0
+
+    def _store(self, current: _Open, payload: bytes) -> None:
+        size = len(payload)
+        if payload[0] == _RELATION:
+            self._decoder.decode(payload)
+        to_disk = self._memory_bytes + size > self._memory_bytes_max
+        current.changes.add(payload, to_disk=to_disk)
+        current.size_bytes += size
+        if not current.changes.spilled:
+            current.memory_bytes += size
+            self._memory_bytes += size
+
+    def _take(self, message: Message) -> Item | None:
+        """Handle a message that is neither a change nor a relation within a transaction."""
+        match message:
+            case Begin():
+                self._current = _Open(message.xid, self._new_changes(streamed=False))
+            case Commit():
+                return self._committed(self._must_be_open(), message)
+            case Origin():
+                self._must_be_open().origin = message.name
+            case LogicalMessage():
+                return self._message(message)
+            case StreamStart():
+                self._resume(message.xid)
+            case StreamStop():
+                self._must_be_open()
+                self._current = None
+            case StreamCommit():
+                return self._stream_committed(message)
+            case StreamAbort():
+                self._stream_aborted(message)
+            case Insert() | Update() | Delete() | Truncate():
+                raise _out_of_place("a change outside a transaction")
+            case _:
+                pass  # type names are of no use, since values stay text; a relation out here is remembered already
+        return None
+
+    def _new_changes(self, *, streamed: bool) -> Changes:
+        return Changes(self._decoder.relations, streamed=streamed, spool=self._spool)
+
+    def _must_be_open(self) -> _Open:
+        if self._current is None:
+            raise _out_of_place("a message of a transaction that has not begun")
+        return self._current
+
+    def _message(self, message: LogicalMessage) -> LogicalMessage | None:
+        if message.prefix not in self._prefixes:
+            return None
+        if not message.transactional:
+            return message
+        self._must_be_open().messages.append(message)
+        return None
+
+    def _resume(self, xid: int) -> None:
+        if xid not in self._streamed:
+            self._streamed[xid] = _Open(xid, self._new_changes(streamed=True))
+        self._current = self._streamed[xid]
+
+    def _stream_committed(self, message: StreamCommit) -> Transaction:
+        streamed = self._streamed.pop(message.xid, None)
+        if streamed is None:
+            raise _out_of_place(f"the commit of {message.xid}, which was not streamed")
+        return self._committed(streamed, message)
+
+    def _stream_aborted(self, message: StreamAbort) -> None:
+        if message.xid != message.subxid:
+            if message.xid in self._streamed:
+                streamed = self._streamed[message.xid]
+                streamed.changes.discard(message.subxid)
+                streamed.messages = [kept for kept in streamed.messages if kept.xid != message.subxid]
+        elif streamed_whole := self._streamed.pop(message.xid, None):
+            self._memory_bytes -= streamed_whole.memory_bytes
+            streamed_whole.changes.close()
+
+    def _committed(self, opened: _Open, commit: Commit | StreamCommit) -> Transaction:
+        self._current = None
+        self._memory_bytes -= opened.memory_bytes
+        opened.changes.finish()
+        return Transaction(
+            xid=opened.xid,
+            commit_lsn=commit.commit_lsn,
+            end_lsn=commit.end_lsn,
+            commit_time=commit.commit_time,
+            changes=opened.changes,
+            origin=opened.origin,
+            messages=opened.messages,
+            size_bytes=opened.size_bytes,
+        )
+
+
+def _add_idle(items: list[Item], server_lsn: LSN) -> None:
+    """Append what a keepalive proves; the newest of several in a row is enough."""
+    if items and isinstance(items[-1], Idle):
+        items.pop()
+    items.append(Idle(server_lsn))
+
+
+def _out_of_place(what: str) -> ShardmigError:
+    return ShardmigError(
+        f"the replication stream is out of order: {what}",
+        hint="start the stream on a new connection with a new reader; if it happens again, report it",
+    )
