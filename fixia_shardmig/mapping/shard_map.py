@@ -151,7 +151,10 @@ class ShardMap:
 
 
 def topological(tables: Mapping[TableName, Rule]) -> tuple[TableName, ...]:
-    """Return the moved tables, parents before those that follow them. The mapping's check has refused circles."""
+    """Return the moved tables, parents before those that follow them; a reference to the table itself has no say.
+
+    The mapping's check has refused circles.
+    """
     ordered: dict[TableName, None] = {}
 
     def visit(name: TableName) -> None:
@@ -161,7 +164,8 @@ def topological(tables: Mapping[TableName, Rule]) -> tuple[TableName, ...]:
         match rule:
             case Follows(paths):
                 for path in paths:
-                    visit(path.references)
+                    if path.references != name:
+                        visit(path.references)
             case SplitByReference():
                 visit(rule.references)
             case _:

@@ -17,24 +17,30 @@ from fixia_shardmig.model.errors import MappingError
 DEFAULT_PORT = "5432"
 
 LIBPQ_PARAMETERS = frozenset(
-    (
-        "application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation "
-        "gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname "
-        "load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer "
-        "oauth_scope options passfile password port replication require_auth requirepeer requiressl scram_client_key "
-        "scram_server_key service servicefile ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode "
-        "sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni "
-        "target_session_attrs tcp_user_timeout user"
-    ).split()
+    re.findall(
+        r"\w+",
+        """
+        application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation
+        gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname
+        load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer
+        oauth_scope options passfile password port replication require_auth requirepeer requiressl scram_client_key
+        scram_server_key service servicefile ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode
+        sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword sslrootcert sslsni
+        target_session_attrs tcp_user_timeout user
+        """,
+    )
 )
 DROPPED_PARAMETERS = frozenset(
-    (
-        "connection_limit max_connection_lifetime max_idle_connection_lifetime pgbouncer pool_timeout "
-        "single_use_connections socket_timeout statement_cache_size prepared_statement_cache_size prepareThreshold "
-        "preparedStatementCacheQueries pool_size max_overflow pool_max_conns pool_min_conns pool_max_conn_lifetime "
-        "pool_max_conn_idle_time default_query_exec_mode uselibpqcompat supa workaround command_timeout "
-        "reWriteBatchedInserts binary_parameters"
-    ).split()
+    re.findall(
+        r"\w+",
+        """
+        connection_limit max_connection_lifetime max_idle_connection_lifetime pgbouncer pool_timeout
+        single_use_connections socket_timeout statement_cache_size prepared_statement_cache_size prepareThreshold
+        preparedStatementCacheQueries pool_size max_overflow pool_max_conns pool_min_conns pool_max_conn_lifetime
+        pool_max_conn_idle_time default_query_exec_mode uselibpqcompat supa workaround command_timeout
+        reWriteBatchedInserts binary_parameters
+        """,
+    )
 )
 TRANSLATED_PARAMETERS = frozenset({"schema", "currentSchema", "search_path", "sslaccept", "sslidentity", "ssl"})
 SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")

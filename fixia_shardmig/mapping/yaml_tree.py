@@ -7,6 +7,7 @@ It refuses what would be read silently in another way than meant: repeated keys,
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from ruamel.yaml import YAML
@@ -22,6 +23,9 @@ NODES_MAX = 200_000
 """A thousand tables with ten values each are 20,000; aliases of aliases grow without bound."""
 
 _TAG = "tag:yaml.org,2002:"
+_PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?\Z")
+_NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+"""Words that YAML 1.2, or the YAML 1.1 of an editor, takes for something else than text."""
 
 
 @dataclass(slots=True)
@@ -146,3 +150,18 @@ def _integer(text: str) -> int | str:
         return int(plain, 10 if plain.lstrip("+-").isdigit() else 0)
     except ValueError:
         return text
+
+
+def scalar_text(text: str) -> str:
+    """Return a text as YAML that reads back as exactly this text, quoted only where it has to be."""
+    if _PLAIN.match(text) and text.lower() not in _NOT_TEXT:
+        return text
+    return '"' + "".join(_escaped(char) for char in text) + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char.isprintable():
+        return char
+    return f"\\U{ord(char):08x}"

@@ -1,0 +1,54 @@
+"""References between tables, and whether one is fit to decide a home: it must name one parent row, in one spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fixia_shardmig.mapping.shard_map import Path
+from fixia_shardmig.model.catalog import Catalog, Column, Table
+from fixia_shardmig.model.names import TableName
+
+_TEXTS = frozenset({"text", "varchar", "bpchar", "citext"})
+_INTEGERS = frozenset({"int2", "int4", "int8"})
+
+
+def declared_paths(catalog: Catalog, name: TableName) -> tuple[Path, ...]:
+    """Return the references a table declares, each once; a reference to a partition is one to its root."""
+    paths: dict[Path, None] = {}
+    for key in catalog.foreign_keys_of(name):
+        parent = catalog.tables.get(key.references)
+        if parent is not None:
+            paths[Path(key.columns, parent.root, key.referenced_columns, declared=True)] = None
+    return tuple(paths)
+
+
+def same_spelling(child: Column, parent: Column, *, declared: bool) -> bool:
+    """Whether equal keys read the same in both columns.
+
+    Texts do whatever their length; integers of different width only where a foreign key says that they belong together.
+    """
+    types = {child.base_type, parent.base_type}
+    return len(types) == 1 or types <= _TEXTS or (declared and types <= _INTEGERS)
+
+
+def names_one_row(parent: Table, columns: Iterable[str]) -> bool:
+    """Whether values in these columns name at most one row of the parent."""
+    given = set(columns)
+    return any(
+        parent.unique_on(index.columns) for index in parent.indexes if index.columns and given >= set(index.columns)
+    )
+
+
+def is_usable(catalog: Catalog, name: TableName, path: Path) -> bool:
+    """Whether a declared reference can decide a home, as `check_mapping` demands it."""
+    table, parent = catalog.tables[name], catalog.tables[path.references]
+    pairs = [(table.column(own), parent.column(to)) for own, to in zip(path.columns, path.to, strict=True)]
+    return names_one_row(parent, path.to) and all(
+        own and to and not own.generated and not to.generated and same_spelling(own, to, declared=path.declared)
+        for own, to in pairs
+    )
+
+
+def never_null(table: Table, path: Path) -> bool:
+    """Whether a path decides for every row."""
+    return all((column := table.column(name)) is not None and column.not_null for name in path.columns)
