@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.house.project import files, text
+from tests.house.project import ROOT, files, text
 
 # In parts, so that this file does not find itself.
 MACHINE_PATHS = re.compile("|".join(rf"(?<![\w.]){path}" for path in ("/" + "work/", "/" + "root/", "/" + "home/")))
@@ -41,3 +41,15 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 def test_no_file_names_a_package_registry() -> None:
     """Packages come through the ordinary clients, by name; where from is the machine's business."""
     assert [] == _found(REGISTRY_HOSTS)
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    """Each relative link of a Markdown page names a file that is there."""
+    broken = [
+        f"{page}: {target}"
+        for page in files()
+        if page.suffix == ".md"
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text(page))
+        if "://" not in target and not (ROOT / page.parent / target).exists()
+    ]
+    assert [] == broken
