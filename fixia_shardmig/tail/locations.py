@@ -1,0 +1,64 @@
+"""Knows on which shards a key is, as of the last change that was routed.
+
+A shard set is an int, one bit a shard; 0 is nowhere. The cache is the truth about what it holds, since nobody but the
+tail writes to the shards; what it does not hold is asked of all shards at once. A batch that is rolled back clears it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from fixia_shardmig.placement.stream import Key
+from fixia_shardmig.tail.tables import Keyspace
+
+ENTRIES_MAX = 2_000_000
+"""About 400 MB at uuid keys; beyond it everything is forgotten between two batches and asked again."""
+
+Find = Callable[[Keyspace, list[Key]], list[int]]
+"""(keyspace, keys) -> each key's shard set, from the shards' open transactions."""
+
+
+class Locations:
+    """Keys and their shard sets, by keyspace."""
+
+    def __init__(self, find: Find) -> None:
+        """Start with nothing known."""
+        self._find = find
+        self._known: dict[Keyspace, dict[Key, int]] = {}
+        self._entries = 0
+
+    def fetch(self, space: Keyspace, keys: Iterable[Key]) -> None:
+        """Make sure that keys are known, with one query a shard for those that are not."""
+        known = self._known.setdefault(space, {})
+        unknown = [key for key in dict.fromkeys(keys) if key not in known]
+        if unknown:
+            known.update(zip(unknown, self._find(space, unknown), strict=True))
+            self._entries += len(unknown)
+
+    def of(self, space: Keyspace, key: Key) -> int:
+        """Return a key's shard set."""
+        known = self._known.setdefault(space, {})
+        found = known.get(key)
+        if found is None:
+            self.fetch(space, (key,))
+            found = known[key]
+        return found
+
+    def put(self, space: Keyspace, key: Key, shards: int) -> None:
+        """Remember where a key is from now on."""
+        self._known.setdefault(space, {})[key] = shards
+        self._entries += 1
+
+    def forget(self, space: Keyspace) -> None:
+        """Forget a keyspace, since its table was emptied."""
+        self._known.pop(space, None)
+
+    def forget_all(self) -> None:
+        """Forget everything, since what was routed did not come to be."""
+        self._known.clear()
+        self._entries = 0
+
+    def trim(self) -> None:
+        """Keep memory bounded; to be called between batches only."""
+        if self._entries > ENTRIES_MAX:
+            self.forget_all()

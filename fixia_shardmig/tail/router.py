@@ -1,0 +1,587 @@
+"""Routes the changes of one batch in the source's order: to which shards each goes, and what has to move after it.
+
+An INSERT goes to the home of its row. An UPDATE or DELETE goes to where the row is, by key, never by walking references
+(pitfall 1). A row whose home changes by an UPDATE stays where it is and is noted; `settle` moves it at the end of the
+batch with all that follow it. Before the shards are consistent (`loose`), a change makes its row be in one place only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByReference, SplitBySql
+from fixia_shardmig.model.errors import UnroutableError
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.placement.stream import Key, Lookups, as_cast_to_text, comparable, deciding_path, home_of
+from fixia_shardmig.postgres.pgoutput import UNCHANGED, Change, Delete, Insert, Relation, Truncate, Update
+from fixia_shardmig.postgres.transactions import Transaction
+from fixia_shardmig.tail.locations import Locations
+from fixia_shardmig.tail.reads import evaluate_sql, has_equal_row, read_columns, read_types
+from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Explicit
+from fixia_shardmig.tail.shards import DELETE, UPDATE, Operation, ShardSession
+from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of
+
+WINDOW_CHANGES = 5_000
+"""Changes whose keys are looked up together; one query a keyspace and shard for all of them."""
+
+FLUSH_OPERATIONS = 20_000
+"""Operations that wait on a shard before they are sent, in the middle of a large transaction too."""
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """What may have changed its home in a batch.
+
+    Attributes:
+        rows: By leaf, the identities of rows to look at again.
+        parents: By keyspace, keys whose followers have to be looked at: they came, went or moved.
+        tables: Roots of which every row has to be looked at.
+    """
+
+    rows: dict[TableName, dict[Key, None]] = field(default_factory=dict)
+    parents: dict[Keyspace, dict[Key, None]] = field(default_factory=dict)
+    tables: set[TableName] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to look at."""
+        return bool(self.rows or self.parents or self.tables)
+
+
+class Router:
+    """Turns changes into operations on shard sessions, one batch at a time."""
+
+    def __init__(
+        self,
+        tables: TailTables,
+        shards: Sequence[ShardSession],
+        *,
+        locations: Locations,
+        fetch_missing: Callable[[TailTable, Key, tuple[str, ...]], dict[str, str | None] | None],
+        skips: Callable[[TailTable, int], bool],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            tables: What is known of the tables.
+            shards: The sessions, in the shards' order.
+            locations: Where keys are.
+            fetch_missing: (table, key, columns) -> those columns of a row on the source, None when it is gone; only
+                asked before the shards are consistent.
+            skips: (table, xid) -> whether a table's copy has seen that transaction already.
+        """
+        self.tables = tables
+        self.shard_map = tables.shard_map
+        self.shards = shards
+        self.locations = locations
+        self.loose = False
+        self.decisions = Decisions()
+        self.unsettled = Unsettled()
+        self.missed: dict[TableName, int] = {}
+        self._fetch_missing = fetch_missing
+        self._skips = skips
+        self._plans: dict[int, RelationPlan] = {}
+        self._names = self.shard_map.shard_names
+        self._bits = {name: 1 << number for number, name in enumerate(self._names)}
+        self._types: dict[SplitByReference, dict[str, str | None]] = {}
+        self._evaluated: dict[tuple[int, str], str | None] = {}
+        self._pending: _PendingInserts | None = None
+
+    def begin(self) -> None:
+        """Start a batch."""
+        self.decisions = Decisions()
+        self.unsettled = Unsettled()
+        self.missed = {}
+
+    def forget(self) -> None:
+        """Forget what was learnt in a batch that is rolled back."""
+        self.locations.forget_all()
+        self._types.clear()
+        self.begin()
+
+    def route(self, transactions: Iterable[Transaction]) -> None:
+        """Route whole transactions. Raises UnroutableError or DriftError; the caller then rolls back."""
+        for transaction in transactions:
+            self._pending = _PendingInserts(self, transaction)
+            for window in _windows(transaction.changes):
+                self._look_up(window)
+                for change in window:
+                    self._route(change, transaction.xid)
+                self._evaluated.clear()
+                if any(shard.pending >= FLUSH_OPERATIONS for shard in self.shards):
+                    self.flush()
+        self._pending = None
+
+    def flush(self) -> None:
+        """Send what waits on every shard."""
+        for shard in self.shards:
+            shard.flush()
+
+    def plan_of(self, relation: Relation) -> RelationPlan:
+        """Return where a relation's columns stand; refuses one whose shape differs from the plan."""
+        plan = self._plans.get(id(relation))
+        if plan is None:
+            plan = self._plans[id(relation)] = RelationPlan(self.tables.of(relation), relation)
+        return plan
+
+    # looking up
+
+    def _look_up(self, window: list[Change]) -> None:
+        """Ask the shards once for every key that the window's changes will need."""
+        wanted: dict[Keyspace, list[Key]] = {}
+        expressions: dict[SplitBySql, list[tuple[RelationPlan, Row]]] = {}
+        for change in window:
+            if isinstance(change, Truncate):
+                continue
+            plan = self.plan_of(change.relation)
+            if not isinstance(change, Insert) or self.loose:
+                row = change.new if isinstance(change, Insert) or not change.old_kind else change.old  # type: ignore[union-attr]
+                key = plan.own_key(row)
+                if key and plan.table.fixed_mask is None:
+                    wanted.setdefault(plan.table.own, []).append(key)
+            if not isinstance(change, Delete):
+                self._want_parent(plan, change.new, wanted, expressions)
+        for space, keys in wanted.items():
+            self.locations.fetch(space, keys)
+        for rule, rows in expressions.items():
+            self._evaluate(rule, rows)
+
+    def _want_parent(
+        self,
+        plan: RelationPlan,
+        row: Row,
+        wanted: dict[Keyspace, list[Key]],
+        expressions: dict[SplitBySql, list[tuple[RelationPlan, Row]]],
+    ) -> None:
+        rule = plan.table.rule
+        if isinstance(rule, SplitBySql):
+            expressions.setdefault(rule, []).append((plan, row))
+        if not isinstance(rule, Follows):
+            return
+        values = _deciding_values(plan, row)
+        if values is None:
+            return
+        path, key = deciding_path(rule, values)
+        if path:
+            wanted.setdefault(Keyspace(path.references, path.to), []).append(self._parent_key(path, key))
+
+    def _parent_key(self, path: Path, key: Key) -> Key:
+        table = self.tables.catalog.tables[path.references]
+        columns = [table.column(name) for name in path.to]
+        return tuple(comparable(column, value) if column else value for column, value in zip(columns, key, strict=True))
+
+    def _evaluate(self, rule: SplitBySql, rows: list[tuple[RelationPlan, Row]]) -> None:
+        """Let a shard evaluate the mapping's expression over rows that are not stored yet."""
+        complete = [(plan, values) for plan, row in rows if (values := _deciding_values(plan, row)) is not None]
+        for plan, values in complete:
+            key = (id(rule), repr(values))
+            if key not in self._evaluated:
+                self._evaluated[key] = evaluate_sql(self.shards[0], rule, plan.table, values)
+
+    def _lookups(self, values: dict[str, str | None]) -> Lookups:
+        return Lookups(
+            parent_home=self._parent_home,
+            referenced_value=self._referenced_value,
+            evaluated=lambda rule: self._evaluated[(id(rule), repr(values))],
+        )
+
+    def _parent_home(self, path: Path, key: Key) -> str | None:
+        space, parent = Keyspace(path.references, path.to), self._parent_key(path, key)
+        shards = self.locations.of(space, parent)
+        if not shards and self._pending is not None:
+            shards = self._bits.get(self._pending.home_of(space, parent) or "", 0)
+        return self._name(shards)
+
+    def _name(self, shards: int) -> str | None:
+        return self._names[(shards & -shards).bit_length() - 1] if shards else None
+
+    def _referenced_value(self, rule: SplitByReference, key: str) -> str | None:
+        known = self._types.get(rule)
+        if known is None:
+            self.flush()
+            known = self._types[rule] = read_types(self.shards[0], rule)
+        return known.get(key)
+
+    def home_mask(self, plan: RelationPlan, row: Row) -> int | None:
+        """Return the shard set of a row's home; 0 when it cannot be decided, None when a deciding value is left out."""
+        if plan.table.fixed_mask is not None:
+            return plan.table.fixed_mask
+        values = _deciding_values(plan, row)
+        if values is None:
+            return None
+        home = home_of(plan.table.rule, values, shard_map=self.shard_map, lookups=self._lookups(values))
+        return self._bits[home] if home else 0
+
+    # routing
+
+    def _route(self, change: Change, xid: int) -> None:
+        if isinstance(change, Truncate):
+            self._truncate(change, xid)
+            return
+        plan = self.plan_of(change.relation)
+        if self._skips(plan.table, xid):
+            self.decisions.masks.append(0)
+        elif not plan.table.keyed:
+            self._route_keyless(plan, change)
+        elif isinstance(change, Insert):
+            self._insert(plan, change.new)
+        elif isinstance(change, Update):
+            self._update(plan, change)
+        else:
+            self._delete(plan, change)
+        if plan.table.names_types:
+            self._types_changed(plan, change)
+
+    def _insert(self, plan: RelationPlan, row: Row) -> None:
+        home = self.home_mask(plan, row) or 0
+        key = plan.own_key(row)
+        if not home:
+            home = self._without_home(plan, row, key)
+        if self.loose and key and plan.table.fixed_mask is None:
+            self._remove_from(plan, key, self.locations.of(plan.table.own, key) & ~home)
+        emit_insert(self.shards, plan, row, home)
+        self.decisions.masks.append(home)
+        self._is_at(plan, row, home)
+        self._came(plan, row)
+
+    def _without_home(self, plan: RelationPlan, row: Row, key: Key | None) -> int:
+        """Refuse a row whose home cannot be decided, or park it until the shards are consistent."""
+        if not self.loose:
+            raise unroutable(plan, row)
+        if key:
+            self.unsettled.rows.setdefault(plan.table.leaf, {})[key] = None
+        return 1
+
+    def _update(self, plan: RelationPlan, change: Update) -> None:
+        table = plan.table
+        old_key = plan.own_key(change.old if change.old_kind else change.new)
+        new_key = plan.own_key(change.new) or old_key
+        if old_key is None or new_key is None:
+            raise unroutable(plan, change.new)
+        at = table.fixed_mask if table.fixed_mask is not None else self.locations.of(table.own, old_key)
+        if not at:
+            self._update_of_absent(plan, change, new_key)
+            return
+        if self.loose and table.fixed_mask is None and at & (at - 1):
+            self._remove_from(plan, old_key, at & (at - 1))
+            at &= -at
+        home = self.home_mask(plan, change.new)
+        if home == 0 and not self.loose:
+            raise unroutable(plan, change.new)
+        if home is None or home != at:
+            self.unsettled.rows.setdefault(table.leaf, {})[new_key] = None
+        self._note_followers(plan, change, old_key, at)
+        emit_update(self.shards, plan, change, at)
+        self.decisions.masks.append(at)
+        if new_key != old_key:
+            self.locations.put(table.own, old_key, 0)
+        self._is_at(plan, change.new, at)
+
+    def _note_followers(self, plan: RelationPlan, change: Update, old_key: Key, at: int) -> None:
+        """Have followers without a foreign key looked at again when the key they follow changes."""
+        for space, parts in plan.undeclared:
+            new = key_of(change.new, parts)
+            if new is None:
+                continue
+            old = self._old_value(plan, change, space, old_key=old_key, at=at)
+            if old != new:
+                noted = self.unsettled.parents.setdefault(space, {})
+                noted[new] = None
+                if old is not None:
+                    noted[old] = None
+                    self.locations.put(space, old, 0)
+
+    def _old_value(self, plan: RelationPlan, change: Update, space: Keyspace, *, old_key: Key, at: int) -> Key | None:
+        if space.columns == plan.table.own.columns:
+            return old_key
+        if change.old_kind == "O":
+            return key_of(change.old, dict(plan.undeclared)[space])
+        self.flush()
+        shard = self.shards[(at & -at).bit_length() - 1]
+        return read_columns(shard, plan.table, old_key, space.columns)
+
+    def _update_of_absent(self, plan: RelationPlan, change: Update, key: Key) -> None:
+        """Before the shards are consistent a row may have escaped the copy: it is put where it belongs, complete."""
+        leaf = plan.table.leaf
+        self.decisions.masks.append(0)
+        if not self.loose:
+            self.missed[leaf] = self.missed.get(leaf, 0) + 1
+            return
+        left_out = tuple(name for name, value in zip(plan.columns, change.new, strict=True) if value is UNCHANGED)
+        filled = self._fetch_missing(plan.table, key, left_out) if left_out else {}
+        if filled is None:
+            return
+        row = tuple(
+            filled[name] if value is UNCHANGED else value for name, value in zip(plan.columns, change.new, strict=True)
+        )
+        home = self.home_mask(plan, row) or self._without_home(plan, row, key)
+        self._explicit(home, PUT, plan, plan.columns, _plain(row))
+        self._is_at(plan, row, home)
+        self._came(plan, row)
+
+    def _delete(self, plan: RelationPlan, change: Delete) -> None:
+        table = plan.table
+        key = plan.own_key(change.old)
+        if key is None:
+            raise unroutable(plan, change.old)
+        at = table.fixed_mask if table.fixed_mask is not None else self.locations.of(table.own, key)
+        if not at and not self.loose:
+            self.missed[table.leaf] = self.missed.get(table.leaf, 0) + 1
+        self._went(plan, change, key, at)
+        emit_delete(self.shards, plan, change.old, at)
+        self.decisions.masks.append(at)
+        if table.fixed_mask is None:
+            self.locations.put(table.own, key, 0)
+
+    def _went(self, plan: RelationPlan, change: Delete, key: Key, at: int) -> None:
+        table = plan.table
+        for space in table.tracked:
+            if set(space.columns) == set(table.own.columns):
+                ordered = tuple(key[table.own.columns.index(name)] for name in space.columns)
+                self.locations.put(space, ordered, 0)
+        for space in table.undeclared:
+            old = self._deleted_value(plan, change, space, key=key, at=at)
+            if old is not None:
+                self.unsettled.parents.setdefault(space, {})[old] = None
+                self.locations.put(space, old, 0)
+
+    def _deleted_value(self, plan: RelationPlan, change: Delete, space: Keyspace, *, key: Key, at: int) -> Key | None:
+        own = plan.table.own.columns
+        if set(space.columns) == set(own):
+            return tuple(key[own.index(name)] for name in space.columns)
+        if change.old_kind == "O":
+            return key_of(change.old, dict(plan.undeclared)[space])
+        if not at:
+            return None
+        self.flush()
+        return read_columns(self.shards[(at & -at).bit_length() - 1], plan.table, key, space.columns)
+
+    def _came(self, plan: RelationPlan, row: Row) -> None:
+        for space, parts in plan.undeclared:
+            key = key_of(row, parts)
+            if key is not None:
+                self.unsettled.parents.setdefault(space, {})[key] = None
+
+    def _is_at(self, plan: RelationPlan, row: Row, shards: int) -> None:
+        table = plan.table
+        if table.fixed_mask is None and (key := plan.own_key(row)):
+            self.locations.put(table.own, key, shards)
+        for space, parts in plan.tracked:
+            key = key_of(row, parts)
+            if key is not None:
+                self.locations.put(space, key, shards)
+
+    def _remove_from(self, plan: RelationPlan, key: Key, shards: int) -> None:
+        """Take a row away from shards where a copy under another snapshot had put it."""
+        if shards:
+            self._explicit(shards, REMOVE, plan, plan.table.own.columns, key)
+
+    def _explicit(
+        self, shards: int, kind: str, plan: RelationPlan, columns: tuple[str, ...], values: tuple[str | None, ...]
+    ) -> None:
+        for shard in self.shards:
+            if shards >> shard.number & 1:
+                self.do_explicit(shard, kind, plan.table.leaf, columns, values)
+
+    def do_explicit(
+        self, shard: ShardSession, kind: str, leaf: TableName, columns: tuple[str, ...], values: tuple[str | None, ...]
+    ) -> None:
+        """Queue an operation that is no plain change, and remember it for a replay."""
+        explicit = Explicit(len(self.decisions.masks), shard.number, kind, leaf, columns, values)
+        self.decisions.explicit.append(explicit)
+        shard.add_explicit(explicit)
+
+    # rare changes
+
+    def _route_keyless(self, plan: RelationPlan, change: Insert | Update | Delete) -> None:
+        """Find one of several equal rows by all its values (pitfall 24); it leaves and comes back with new ones."""
+        if not isinstance(change, Insert):
+            old = _plain_as_text(plan, change.old)
+            shard = self._holder_of(plan, old)
+            if shard is None:
+                self.missed[plan.table.leaf] = self.missed.get(plan.table.leaf, 0) + 1
+            else:
+                self._explicit(1 << shard, REMOVE_ONE, plan, plan.columns, old)
+        if not isinstance(change, Delete):
+            row = change.new
+            if isinstance(change, Update):
+                row = tuple(o if n is UNCHANGED else n for o, n in zip(change.old, change.new, strict=True))
+            home = self.home_mask(plan, row) or self._without_home(plan, row, None)
+            self._explicit(home, PUT, plan, plan.columns, _plain(row))
+            self._is_at(plan, row, home)
+            self._came(plan, row)
+        self.decisions.masks.append(0)
+
+    def _holder_of(self, plan: RelationPlan, values: tuple[str | None, ...]) -> int | None:
+        self.flush()
+        for shard in self.shards:
+            if plan.table.allowed_mask >> shard.number & 1 and has_equal_row(shard, plan, values):
+                return shard.number
+        return None
+
+    def _truncate(self, change: Truncate, xid: int) -> None:
+        plans = [plan for plan in map(self.plan_of, change.relations) if not self._skips(plan.table, xid)]
+        emit_truncate(self.shards, change, [plan.table for plan in plans])
+        self.decisions.masks.append((1 << len(self.shards)) - 1)
+        for plan in plans:
+            table = plan.table
+            for space in (table.own, *table.tracked, *table.undeclared):
+                self.locations.forget(space)
+            if table.undeclared:
+                followers = self.tables.followers.get(table.root, ())
+                self.unsettled.tables.update(f.root for f in followers if not f.path.declared)
+            if table.names_types:
+                self._types.clear()
+
+    def _types_changed(self, plan: RelationPlan, change: Insert | Update | Delete) -> None:
+        """A row of a small table that names types changed: all that point to it are looked at again (pitfall 11)."""
+        self._types.clear()
+        space_parts = dict(plan.undeclared)
+        for space, parts in space_parts.items():
+            row = change.old if isinstance(change, Delete) else change.new
+            key = key_of(row, parts)
+            if key is not None:
+                self.unsettled.parents.setdefault(space, {})[key] = None
+
+
+class _PendingInserts:
+    """Rows that the same transaction inserts later: with deferred constraints a child may come first (pitfall 10)."""
+
+    def __init__(self, router: Router, transaction: Transaction) -> None:
+        self._router = router
+        self._transaction = transaction
+        self._rows: dict[tuple[Keyspace, Key], tuple[RelationPlan, Row]] | None = None
+        self._visiting: set[tuple[Keyspace, Key]] = set()
+
+    def home_of(self, space: Keyspace, key: Key) -> str | None:
+        if self._rows is None:
+            self._rows = dict(self._index())
+        found = self._rows.get((space, key))
+        if found is None or (space, key) in self._visiting:
+            return None
+        self._visiting.add((space, key))
+        try:
+            plan, row = found
+            if isinstance(plan.table.rule, SplitBySql):
+                self._router._evaluate(plan.table.rule, [(plan, row)])  # noqa: SLF001  its own helper
+            mask = self._router.home_mask(plan, row)
+            return self._router._name(mask or 0)  # noqa: SLF001  its own helper
+        finally:
+            self._visiting.discard((space, key))
+
+    def _index(self) -> Iterator[tuple[tuple[Keyspace, Key], tuple[RelationPlan, Row]]]:
+        for change in self._transaction.changes:
+            if isinstance(change, Insert):
+                plan = self._router.plan_of(change.relation)
+                spaces = [*plan.tracked]
+                if plan.table.own.columns:
+                    spaces.append((plan.table.own, plan.identity))
+                for space, parts in spaces:
+                    key = key_of(change.new, parts)
+                    if key is not None:
+                        yield (space, key), (plan, change.new)
+
+
+# what a decided change does to the shards; a replay calls these too
+
+
+def emit_insert(shards: Sequence[ShardSession], plan: RelationPlan, row: Row, mask: int) -> None:
+    """Queue a complete row on the shards of a set."""
+    table = plan.table.table
+    for shard in shards:
+        if mask >> shard.number & 1:
+            shard.add(table.name, Operation(shard.put_kind(table), plan.columns, _plain(row)))
+
+
+def emit_update(shards: Sequence[ShardSession], plan: RelationPlan, change: Update, mask: int) -> None:
+    """Queue the values that an UPDATE brought; one that only left values unchanged is nothing (pitfall 21)."""
+    own = plan.table.own.columns
+    always = {column.name for column in plan.table.table.columns if column.identity == "a"}
+    pairs = [
+        (name, value)
+        for name, value in zip(plan.columns, change.new, strict=True)
+        if value is not UNCHANGED and name not in always
+    ]
+    source = change.old if change.old_kind else change.new
+    places = [plan.columns.index(name) for name in own]
+    key = tuple(source[place] for place in places)
+    columns = tuple(name for name, _ in pairs)
+    values = _plain(tuple(value for _, value in pairs)) + _plain(key)
+    if columns:
+        for shard in shards:
+            if mask >> shard.number & 1:
+                shard.add(plan.table.leaf, Operation(UPDATE, columns, values))
+
+
+def emit_delete(shards: Sequence[ShardSession], plan: RelationPlan, old: Row, mask: int) -> None:
+    """Queue a DELETE by key; of an old tuple only the key means anything (pitfall 22)."""
+    own = plan.table.own.columns
+    key = _plain(tuple(old[plan.columns.index(name)] for name in own))
+    for shard in shards:
+        if mask >> shard.number & 1:
+            shard.add(plan.table.leaf, Operation(DELETE, own, key))
+
+
+def emit_truncate(shards: Sequence[ShardSession], change: Truncate, tables: Sequence[TailTable]) -> None:
+    """Empty tables on every shard that has them, now."""
+    for shard in shards:
+        here = [table.leaf for table in tables if table.allowed_mask >> shard.number & 1]
+        shard.truncate(here, restart_identity=change.restart_identity)
+
+
+# helpers
+
+
+def _windows(changes: Iterable[Change]) -> Iterator[list[Change]]:
+    source = iter(changes)
+    while window := list(islice(source, WINDOW_CHANGES)):
+        yield window
+
+
+def _deciding_values(plan: RelationPlan, row: Row) -> dict[str, str | None] | None:
+    """Return the deciding values as `::text` shows them; None when one was left out as unchanged."""
+    values: dict[str, str | None] = {}
+    for name, at, column in plan.deciding:
+        value = row[at]
+        if value is UNCHANGED:
+            return None
+        values[name] = as_cast_to_text(column, value)  # type: ignore[arg-type]
+    return values
+
+
+def _plain(values: Sequence[object]) -> tuple[str | None, ...]:
+    return tuple(value if isinstance(value, str) else None for value in values)
+
+
+def _plain_as_text(plan: RelationPlan, row: Row) -> tuple[str | None, ...]:
+    return tuple(
+        as_cast_to_text(column, value) if isinstance(value, str) else None
+        for (_, column), value in zip(plan.full_columns, row, strict=True)
+    )
+
+
+def unroutable(plan: RelationPlan, row: Row) -> UnroutableError:
+    """Return the error that names a row without a home, the reason and the line for the mapping."""
+    table = plan.table
+    shown = {name: _shorten(value) for name, value in zip(plan.columns, row, strict=True) if name in table.own.columns}
+    values = _deciding_values(plan, row) or {}
+    why = ", ".join(f"{name} = {_shorten(value)}" for name, value in values.items())
+    rule = table.rule
+    if isinstance(rule, Follows):
+        line = f"otherwise: <shard> under `{table.root}:`"
+        reason = f"it follows {why}, and no such parent is on any shard"
+    else:
+        line = f"a home for this value, or otherwise: <shard>, under `{table.root}:`"
+        reason = f"the mapping has no home for {why}"
+    return UnroutableError(
+        f"row {shown} of {table.leaf} has no home: {reason}; nothing of its transaction was applied, the slot keeps it",
+        hint=f"add {line} in the mapping, then: shardmig tail",
+    )
+
+
+def _shorten(value: object) -> str:
+    text = "NULL" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004  a line's worth
+
+

@@ -1,0 +1,185 @@
+"""One shard's side of the tail: a session, the operations waiting for it, and the transaction that holds a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import Cursor, sql
+from psycopg.rows import TupleRow
+
+from fixia_shardmig.journal.journal import position, set_position
+from fixia_shardmig.model.catalog import Catalog, Table
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.placement.stream import Key
+from fixia_shardmig.postgres.sessions import connect
+from fixia_shardmig.tail import statements
+from fixia_shardmig.tail.record import PUT, REMOVE, Explicit
+from fixia_shardmig.tail.tables import Keyspace
+
+UPSERT = "upsert"
+REPLACE = "replace"
+INSERT = "insert"
+UPDATE = "update"
+DELETE = "delete"
+DELETE_ONE = "delete_one"
+PREPARED_MAX = 500
+"""Statements kept prepared a session: kinds of change times tables times presence masks that recur."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row operation. Operations of the same kind and columns on a table share a statement."""
+
+    kind: str
+    columns: tuple[str, ...]
+    values: tuple[str | None, ...]
+
+
+class ShardSession:
+    """Applies operations to one shard inside one open transaction a batch."""
+
+    def __init__(self, number: int, name: str, *, url: str, catalog: Catalog) -> None:
+        """Connect under `session_replication_role = replica`: triggers and foreign keys do not fire (pitfall 26)."""
+        self.number = number
+        self.name = name
+        self.url = url
+        self.catalog = catalog
+        self.missed: dict[TableName, int] = {}
+        self.pending = 0
+        self._waiting: dict[TableName, list[Operation]] = {}
+        self._statements: dict[tuple[TableName, str, tuple[str, ...]], sql.Composed] = {}
+        self.connection = connect(url, f"tail {name}", autocommit=True)
+        self.connection.execute(
+            "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false)",
+            (statements.extension_path(catalog),),
+        )
+        self.connection.prepared_max = PREPARED_MAX
+        self.position = position(self.connection)
+        self.connection.autocommit = False
+
+    def close(self) -> None:
+        """Close the session; an open transaction is rolled back by the server."""
+        self.connection.close()
+
+    def add(self, leaf: TableName, operation: Operation) -> None:
+        """Queue an operation behind the earlier ones on the same table; tables do not wait for each other."""
+        self._waiting.setdefault(leaf, []).append(operation)
+        self.pending += 1
+
+    def add_explicit(self, explicit: Explicit) -> None:
+        """Queue an operation of a batch record."""
+        table = self.catalog.tables[explicit.leaf]
+        kind = {PUT: self.put_kind(table), REMOVE: DELETE}.get(explicit.kind, DELETE_ONE)
+        self.add(explicit.leaf, Operation(kind, explicit.columns, explicit.values))
+
+    @staticmethod
+    def put_kind(table: Table) -> str:
+        """Return how a complete row is written so that writing it twice is the same as once."""
+        if not table.identity_columns:
+            return INSERT
+        return UPSERT if statements.can_upsert(table) else REPLACE
+
+    def flush(self) -> None:
+        """Send what waits, in one pipeline. Counts operations that hit no row."""
+        if not self.pending:
+            return
+        sent: list[tuple[TableName, Cursor[TupleRow], int]] = []
+        with self.connection.pipeline():
+            for leaf, operations in self._waiting.items():
+                for kind, columns, values in _runs(operations):
+                    self._send(leaf, kind, columns, values, sent)
+        for leaf, cursor, expected in sent:
+            if cursor.rowcount != expected:
+                self.missed[leaf] = self.missed.get(leaf, 0) + abs(expected - cursor.rowcount)
+            cursor.close()
+        self._waiting.clear()
+        self.pending = 0
+
+    def _send(
+        self,
+        leaf: TableName,
+        kind: str,
+        columns: tuple[str, ...],
+        values: list[tuple[str | None, ...]],
+        sent: list[tuple[TableName, Cursor[TupleRow], int]],
+    ) -> None:
+        if kind == REPLACE:
+            table = self.catalog.tables[leaf]
+            places = [columns.index(column) for column in table.identity_columns]
+            self._execute(leaf, DELETE, table.identity_columns, [tuple(v[p] for p in places) for v in values])
+            kind = INSERT
+        cursor = self._execute(leaf, kind, columns, values)
+        if kind in {UPDATE, DELETE, DELETE_ONE}:
+            sent.append((leaf, cursor, len(values)))
+
+    def _execute(
+        self, leaf: TableName, kind: str, columns: tuple[str, ...], values: Sequence[tuple[str | None, ...]]
+    ) -> Cursor[TupleRow]:
+        cursor = self.connection.cursor()
+        cursor.executemany(self._statement(leaf, kind, columns), values)
+        return cursor
+
+    def _statement(self, leaf: TableName, kind: str, columns: tuple[str, ...]) -> sql.Composed:
+        key = (leaf, kind, columns)
+        found = self._statements.get(key)
+        if found is None:
+            found = self._statements[key] = _BUILDERS[kind](self.catalog.tables[leaf], columns)
+        return found
+
+    def truncate(self, tables: Sequence[TableName], *, restart_identity: bool) -> None:
+        """Empty tables in one statement, as the source did (pitfall 25)."""
+        self.flush()
+        if not tables:
+            return
+        listed = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables)
+        restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
+        self.connection.execute(sql.SQL("TRUNCATE {}{}").format(listed, restart))
+
+    def find(self, space: Keyspace, keys: Sequence[Key]) -> set[int]:
+        """Return which of the keys (by their place) this shard has, as of the open transaction."""
+        if space.table not in self.catalog.tables:
+            return set()
+        table = self.catalog.tables[space.table]
+        columns = tuple(column for name in space.columns if (column := table.column(name)))
+        source = sql.Identifier(table.name.schema, table.name.name) if table.kind == "p" else statements.target(table)
+        query = sql.SQL("SELECT u.n FROM {} WHERE EXISTS (SELECT FROM {} AS t WHERE {})").format(
+            statements.wanted_keys(columns), source, statements.matches_wanted("t", columns)
+        )
+        arrays = [list(part) for part in zip(*keys, strict=True)]
+        return {row[0] - 1 for row in self.connection.execute(query, arrays).fetchall()}
+
+    def commit(self, lsn: LSN) -> None:
+        """Commit the batch together with its position."""
+        set_position(self.connection, lsn)
+        self.connection.commit()
+        self.position = lsn
+
+    def rollback(self) -> None:
+        """Forget the batch."""
+        self._waiting.clear()
+        self.pending = 0
+        self.missed.clear()
+        if not self.connection.closed:
+            self.connection.rollback()
+
+
+_BUILDERS = {
+    UPSERT: statements.upsert,
+    INSERT: statements.insert,
+    UPDATE: statements.update,
+    DELETE: statements.delete,
+    DELETE_ONE: statements.delete_one,
+}
+
+
+def _runs(operations: list[Operation]) -> list[tuple[str, tuple[str, ...], list[tuple[str | None, ...]]]]:
+    """Group neighbours that share a statement; the order within a table is the source's."""
+    runs: list[tuple[str, tuple[str, ...], list[tuple[str | None, ...]]]] = []
+    for operation in operations:
+        if runs and runs[-1][0] == operation.kind and runs[-1][1] == operation.columns:
+            runs[-1][2].append(operation.values)
+        else:
+            runs.append((operation.kind, operation.columns, [operation.values]))
+    return runs

@@ -1,0 +1,112 @@
+"""Writes the SQL that applies one kind of change to one table. Pure; statements are cached by their shape."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from psycopg import sql
+
+from fixia_shardmig.model.catalog import Catalog, Column, Table
+
+_UNPADDED = {"bpchar": "bpchar", "bit": "varbit"}
+
+
+def target(table: Table) -> sql.Composed:
+    """Return `ONLY "schema"."table"`."""
+    return sql.SQL("ONLY {}").format(sql.Identifier(table.name.schema, table.name.name))
+
+
+def names(columns: tuple[str, ...]) -> sql.Composed:
+    """Return a list of quoted columns."""
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def _placeholders(columns: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(", ").join([sql.Placeholder()] * len(columns))
+
+
+@cache
+def _equal(columns: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in columns)
+
+
+def insert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    """Return an INSERT; parameters are the columns' values."""
+    return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
+        sql.Identifier(table.name.schema, table.name.name), names(columns), _placeholders(columns)
+    )
+
+
+def upsert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    """Return an INSERT that overwrites a row of the same key; parameters are the columns' values."""
+    key = table.identity_columns
+    assignments = [
+        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in columns if column not in key
+    ]
+    action = sql.SQL("UPDATE SET ") + sql.SQL(", ").join(assignments) if assignments else sql.SQL("NOTHING")
+    return sql.SQL("{} ON CONFLICT ({}) DO {}").format(insert(table, columns), names(key), action)
+
+
+def can_upsert(table: Table) -> bool:
+    """Whether ON CONFLICT can be used: it refuses deferrable keys, and SET refuses GENERATED ALWAYS identities."""
+    key = next((i for i in table.indexes if i.columns == table.identity_columns and i.unique and i.immediate), None)
+    always = any(column.identity == "a" and column.name not in table.identity_columns for column in table.columns)
+    return key is not None and not key.partial and not always
+
+
+def update(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    """Return an UPDATE by key; parameters are the new values, then the old key."""
+    assignments = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in columns)
+    return sql.SQL("UPDATE {} SET {} WHERE {}").format(target(table), assignments, _equal(table.identity_columns))
+
+
+def delete(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    """Return a DELETE by the given columns."""
+    return sql.SQL("DELETE FROM {} WHERE {}").format(target(table), _equal(columns))
+
+
+def delete_one(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    """Return a DELETE of one among equal rows. Values are compared as text: json, xml and point have no `=`."""
+    same = sql.SQL(" AND ").join(
+        sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(sql.Identifier(column)) for column in columns
+    )
+    return sql.SQL("DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {1} LIMIT 1)").format(target(table), same)
+
+
+def as_text(columns: tuple[str, ...], alias: str | None = None) -> sql.Composed:
+    """Return a select list that shows columns as text under their own names."""
+    qualified = [sql.Identifier(alias, column) if alias else sql.Identifier(column) for column in columns]
+    return sql.SQL(", ").join(
+        sql.SQL("{}::text AS {}").format(item, sql.Identifier(column))
+        for item, column in zip(qualified, columns, strict=True)
+    )
+
+
+def key_type(column: Column) -> sql.SQL:
+    """Return the type to cast a key's text to, without a length, since a cast to one cuts silently."""
+    if column.base_type in _UNPADDED:
+        return sql.SQL(_UNPADDED[column.base_type])  # type: ignore[arg-type]
+    text = column.type_text if '"' in column.type_text else re.sub(r"\([^)]*\)", "", column.type_text)
+    return sql.SQL(text)  # type: ignore[arg-type]
+
+
+def wanted_keys(columns: tuple[Column, ...]) -> sql.Composed:
+    """Return `unnest(%s::text[], …) WITH ORDINALITY AS u(c0, …, n)`; parameters are one array a column."""
+    arrays = sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(columns))
+    aliases = sql.SQL(", ").join(sql.Identifier(f"c{at}") for at in range(len(columns)))
+    return sql.SQL("unnest({}) WITH ORDINALITY AS u({}, n)").format(arrays, aliases)
+
+
+def matches_wanted(alias: str, columns: tuple[Column, ...]) -> sql.Composed:
+    """Return the condition that joins a table's columns with `wanted_keys`."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = u.{}::{}").format(sql.Identifier(alias, column.name), sql.Identifier(f"c{at}"), key_type(column))
+        for at, column in enumerate(columns)
+    )
+
+
+def extension_path(catalog: Catalog) -> str:
+    """Return the search_path that finds operators of extension types, such as citext's `=`."""
+    schemas = dict.fromkeys(["pg_catalog", *(schema for _, _, schema in catalog.extensions)])
+    return ", ".join('"' + schema.replace('"', '""') + '"' for schema in schemas)

@@ -1,0 +1,232 @@
+"""What the tail has to know of a table, worked out once: its key, what decides its home, who follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fixia_shardmig.mapping.shard_map import (
+    Follows,
+    OnShard,
+    Path,
+    Reference,
+    Rule,
+    ShardMap,
+    SplitByColumn,
+    SplitByReference,
+    SplitBySql,
+    topological,
+)
+from fixia_shardmig.model.catalog import Catalog, Column, Table
+from fixia_shardmig.model.errors import DriftError
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.placement.stream import Key, comparable
+from fixia_shardmig.postgres.pgoutput import Relation, Unchanged
+
+Value = str | Unchanged | None
+Row = tuple[Value, ...]
+_REWRITTEN_KEYS = frozenset({"numeric", "citext", "bpchar"})
+
+
+class Keyspace(NamedTuple):
+    """Columns of a table by which rows are found: its identity, or what others follow it by."""
+
+    table: TableName
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A table that follows another over one of its paths."""
+
+    root: TableName
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TailTable:
+    """One table that holds rows: an ordinary table or a leaf partition.
+
+    Attributes:
+        own: How its rows are found by identity; no columns for a table without a key.
+        tracked: Keyspaces others follow it by, beyond its own.
+        deciding: The columns that decide a row's home.
+        fixed_mask: The shards as bits where the home does not depend on the row, else None.
+        allowed_mask: Every shard its rows can be on.
+        undeclared: Keyspaces others follow it by without a foreign key behind.
+        names_types: Whether another table's split value stands in this one.
+    """
+
+    table: Table
+    root: TableName
+    rule: Rule
+    own: Keyspace
+    tracked: tuple[Keyspace, ...]
+    deciding: tuple[str, ...]
+    fixed_mask: int | None
+    allowed_mask: int
+    undeclared: tuple[Keyspace, ...]
+    names_types: bool
+
+    @property
+    def leaf(self) -> TableName:
+        """Return the name of the table that holds the rows."""
+        return self.table.name
+
+    @property
+    def keyed(self) -> bool:
+        """Whether rows have an identity that finds them."""
+        return bool(self.own.columns)
+
+
+class TailTables:
+    """All tables of a migration as the tail sees them."""
+
+    def __init__(self, shard_map: ShardMap, catalog: Catalog) -> None:
+        """Work out every leaf of every moved table."""
+        self.shard_map = shard_map
+        self.catalog = catalog
+        self.order = topological(shard_map.tables)
+        self.followers = _followers(shard_map)
+        self.by_leaf: dict[TableName, TailTable] = {}
+        self.by_root: dict[TableName, list[TailTable]] = {}
+        for root in self.order:
+            for leaf in catalog.leaves(root):
+                self.by_leaf[leaf.name] = table = self._tail_table(leaf)
+                self.by_root.setdefault(root, []).append(table)
+
+    def of(self, relation: Relation) -> TailTable:
+        """Return the table of a Relation message, which is mapped by name since OIDs are the source's (pitfall 35)."""
+        name = TableName(relation.schema, relation.name)
+        table = self.by_leaf.get(name)
+        if table is None:
+            raise DriftError(
+                f"table {name} was created after the plan",
+                hint="create it on the targets with the same definition, then: shardmig tail",
+            )
+        return table
+
+    def _tail_table(self, leaf: Table) -> TailTable:
+        root, rule = leaf.root, self.shard_map.tables[leaf.root]
+        own = Keyspace(leaf.name, leaf.identity_columns)
+        paths = [follower.path for follower in self.followers.get(root, ())]
+        spaces = {Keyspace(root, path.to): path.declared for path in sorted(paths, key=lambda p: p.declared)}
+        return TailTable(
+            table=leaf,
+            root=root,
+            rule=rule,
+            own=own,
+            tracked=tuple(space for space in dict.fromkeys(Keyspace(root, p.to) for p in paths) if space != own),
+            deciding=deciding_columns(rule),
+            fixed_mask=_fixed_mask(rule, self.shard_map),
+            allowed_mask=self._mask(self.shard_map.shards_of(root)),
+            undeclared=tuple(
+                dict.fromkeys(Keyspace(root, path.to) for path in paths if not path.declared and spaces)
+            ),
+            names_types=any(
+                isinstance(other, SplitByReference) and other.references == root
+                for other in self.shard_map.tables.values()
+            ),
+        )
+
+    def _mask(self, shards: Iterable[str]) -> int:
+        names = self.shard_map.shard_names
+        return sum(1 << names.index(shard) for shard in shards)
+
+
+def deciding_columns(rule: Rule) -> tuple[str, ...]:
+    """Return the columns of its own row that a rule looks at."""
+    match rule:
+        case SplitByColumn() | SplitByReference():
+            return (rule.column,)
+        case SplitBySql():
+            return rule.columns
+        case Follows(paths):
+            return tuple(dict.fromkeys(column for path in paths for column in path.columns))
+        case _:
+            return ()
+
+
+def _fixed_mask(rule: Rule, shard_map: ShardMap) -> int | None:
+    names = shard_map.shard_names
+    match rule:
+        case OnShard(shard):
+            return 1 << names.index(shard)
+        case Reference():
+            return (1 << len(names)) - 1
+        case _:
+            return None
+
+
+def _followers(shard_map: ShardMap) -> dict[TableName, list[Follower]]:
+    followers: dict[TableName, list[Follower]] = {}
+    for root, rule in shard_map.tables.items():
+        if isinstance(rule, Follows):
+            for path in rule.paths:
+                followers.setdefault(path.references, []).append(Follower(root, path))
+        elif isinstance(rule, SplitByReference):
+            path = Path((rule.column,), rule.references, (rule.referenced_column,), declared=False)
+            followers.setdefault(rule.references, []).append(Follower(root, path))
+    return followers
+
+
+class RelationPlan:
+    """Where in a relation's tuples the columns stand that the tail looks at."""
+
+    def __init__(self, table: TailTable, relation: Relation) -> None:
+        """Check the relation's shape against the plan's and remember positions."""
+        refuse_drift(table.table, relation)
+        self.table = table
+        self.relation = relation
+        self.columns = relation.columns
+        places = {name: at for at, name in enumerate(relation.columns)}
+        self.identity = self._parts(table.own.columns, places)
+        self.tracked = tuple((space, self._parts(space.columns, places)) for space in table.tracked)
+        self.undeclared = tuple((space, self._parts(space.columns, places)) for space in table.undeclared)
+        self.deciding = tuple((name, places[name], self._column(name)) for name in table.deciding)
+        self.full_columns = tuple((name, self._column(name)) for name in relation.columns)
+
+    def _column(self, name: str) -> Column:
+        column = self.table.table.column(name)
+        if column is None:
+            raise DriftError(f"column {name} of {self.table.leaf} is unknown", hint="shardmig schema diff")
+        return column
+
+    def _parts(self, columns: tuple[str, ...], places: Mapping[str, int]) -> tuple[tuple[int, Column | None], ...]:
+        parts = []
+        for name in columns:
+            column = self._column(name)
+            parts.append((places[name], column if column.base_type in _REWRITTEN_KEYS else None))
+        return tuple(parts)
+
+    def own_key(self, row: Row) -> Key | None:
+        """Return the identity of a tuple, or None when a part is missing."""
+        return key_of(row, self.identity)
+
+
+def key_of(row: Row, parts: tuple[tuple[int, Column | None], ...]) -> Key | None:
+    """Return the comparable key of a tuple, or None when a part is NULL or was left out as unchanged."""
+    key = []
+    for at, column in parts:
+        value = row[at]
+        if not isinstance(value, str):
+            return None
+        key.append(comparable(column, value) if column else value)
+    return tuple(key)
+
+
+def refuse_drift(table: Table, relation: Relation) -> None:
+    """Raise DriftError when the stream's shape of a table is not the planned one, before its first change."""
+    planned = {column.name for column in table.copied_columns}
+    streamed = set(relation.columns)
+    if planned == streamed:
+        return
+    added, gone = sorted(streamed - planned), sorted(planned - streamed)
+    what = "; ".join(
+        part for part in (f"new: {', '.join(added)}" if added else "", f"gone: {', '.join(gone)}" if gone else "") if part
+    )
+    raise DriftError(
+        f"the definition of {table.name} changed on the source ({what}); its changes wait in the slot",
+        hint="run the same ALTER TABLE on every shard that has the table (shardmig schema diff), then: shardmig tail",
+    )
