@@ -297,7 +297,7 @@ class Cluster:
                 self._binaries / "postgres", "-D", str(self.data_directory), cwd=self.directory, log=log.fileno()
             )
         self._watchdog = subprocess.Popen(
-            ["sh", "-c", _WATCHDOG, str(self.data_directory / "postmaster.pid")],
+            ["/bin/sh", "-c", _WATCHDOG, str(self.data_directory / "postmaster.pid")],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -108,14 +108,17 @@ def test_a_fresh_database_is_dropped_with_its_slots(source_cluster: Cluster) -> 
 
 
 def test_no_server_outlives_a_killed_owner(tmp_path: Path) -> None:
-    """kill -9 of the process that started a server ends the server within moments."""
+    """A kill -9 of the process that started a server ends the server within moments."""
     script = (
         "import sys, time; from fixia_shardmig.demo.clusters import Cluster;"
         f"c = Cluster.create({str(tmp_path / 'orphan')!r}, settings={{'fsync': 'off'}}); c.start();"
         "print(c._server.pid, flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     assert owner.stdout is not None
     with owner, owner.stdout:
