@@ -1,7 +1,7 @@
 """Proposes a mapping for a database: which table to split, and where every other one goes.
 
-The text passes `check_mapping` as it stands; what it proposes is a beginning to be read, with the reasons as comments. It
-guesses from names, types and foreign keys alone and reads no rows, so it never claims to know the values of a text.
+The text passes `check_mapping` as it stands; what it proposes is a beginning to be read, with the reasons as comments.
+It guesses from names, types and foreign keys alone and reads no rows, so it never claims to know the values of a text.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ def _rank(catalog: Catalog, table: Table, column: Column, *, people: bool) -> in
         return 6 if kind else 3
     if kind and _lookup_of(catalog, table, column):
         return 5
-    if kind and column.base_type in _TEXTS and not declared_columns(catalog, table, column):
+    if kind and column.base_type in _TEXTS and not _is_key(catalog, table, column):
         return 4
     if column.base_type == "bool" and people:
         return 2 if column.not_null else 1
     return 0
 
 
-def declared_columns(catalog: Catalog, table: Table, column: Column) -> bool:
+def _is_key(catalog: Catalog, table: Table, column: Column) -> bool:
     """Whether a column takes part in a foreign key, and so holds a key rather than a kind."""
     return any(column.name in path.columns for path in declared_paths(catalog, table.name))
 

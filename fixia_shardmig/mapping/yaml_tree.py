@@ -23,6 +23,8 @@ NODES_MAX = 200_000
 """A thousand tables with ten values each are 20,000; aliases of aliases grow without bound."""
 
 _TAG = "tag:yaml.org,2002:"
+_BARE_VARIABLE = re.compile(r"[{,\[].*[\s\[]\$\{")
+_BARE_VARIABLE_HINT = 'inside braces and brackets write variables in quotes: {url: "${NAME}"}'
 _PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?\Z")
 _NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 """Words that YAML 1.2, or the YAML 1.1 of an editor, takes for something else than text."""
@@ -61,7 +63,9 @@ def _compose(text: str, file: str) -> Node | None:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        problem = Problem(file, line, column, f"not YAML: {error.problem or error.context or 'unreadable'}")
+        around = text.split("\n")[line - 1] if line <= text.count("\n") + 1 else ""
+        hint = _BARE_VARIABLE_HINT if _BARE_VARIABLE.search(around) else ""
+        problem = Problem(file, line, column, f"not YAML: {error.problem or error.context or 'unreadable'}", hint)
         raise MappingProblems([problem]) from None
     except ReaderError as error:
         before = text[: error.position].split("\n")
