@@ -18,8 +18,9 @@ $(VENV)/.stamp-python: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
 	touch $@
 
-$(VENV)/.stamp-system: scripts/system-packages | $(VENV)/.stamp-python
-	scripts/system-packages
+$(VENV)/.stamp-system: scripts/system-packages
+	PYTHON=$(PYTHON) scripts/system-packages
+	mkdir -p $(VENV)
 	touch $@
 
 check: $(VENV)/.stamp-python
