@@ -115,6 +115,7 @@ _REFUSALS = (
     ("no pg_hba.conf entry", "pg_hba.conf does not let this host in", "add a line for this host, user and database"),
     ("unsupported startup parameter", "this is a pooler, not PostgreSQL itself", "use the direct URL of the server"),
     ("could not translate host name", "the host's name is unknown", "correct the host in the URL"),
+    ("invalid URI query parameter", "the URL has a parameter that libpq does not know", "remove it from the URL"),
     ("invalid connection option", "the URL has a parameter that libpq does not know", "remove it from the URL"),
     ("invalid integer value", "the URL has a number that cannot be read", "correct the port or timeout in the URL"),
 )
@@ -158,6 +159,6 @@ def is_open(connection: Connection) -> bool:
     return not connection.closed and connection.info.transaction_status is not TransactionStatus.UNKNOWN
 
 
-def table_identifier(schema: str, name: str) -> sql.Identifier:
-    """Return `"schema"."name"`."""
-    return sql.Identifier(schema, name)
+def quoted(*parts: str) -> sql.Identifier:
+    """Return a quoted name for a query that has parameters: a percent sign in it would be taken for a placeholder."""
+    return sql.Identifier(*(part.replace("%", "%%") for part in parts))

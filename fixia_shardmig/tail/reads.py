@@ -9,6 +9,7 @@ from psycopg import sql
 from fixia_shardmig.mapping.shard_map import SplitByReference, SplitBySql
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key
+from fixia_shardmig.postgres.sessions import quoted
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import RelationPlan, TailTable
@@ -22,9 +23,9 @@ def evaluate_sql(
     for name in rule.columns:
         column = table.table.column(name)
         if column is not None:
-            casts.append(sql.SQL("%s::{} AS {}").format(statements.key_type(column), sql.Identifier(name)))
+            casts.append(sql.SQL("%s::{} AS {}").format(statements.key_type(column), quoted(name)))
     query = sql.SQL("SELECT ({})::text FROM (SELECT {}) AS {}").format(
-        sql_of_mapping(rule), sql.SQL(", ").join(casts), sql.Identifier(table.root.name)
+        sql_of_mapping(rule), sql.SQL(", ").join(casts), quoted(table.root.name)
     )
     row = shard.connection.execute(query, [values[name] for name in rule.columns]).fetchone()
     return row[0] if row else None
@@ -38,16 +39,16 @@ def sql_of_mapping(rule: SplitBySql) -> sql.SQL:
 def read_types(shard: ShardSession, rule: SplitByReference) -> dict[str, str | None]:
     """Return the whole of a small table that names types: key -> value, both as text."""
     query = sql.SQL("SELECT {}::text, {}::text FROM {}").format(
-        sql.Identifier(rule.referenced_column),
-        sql.Identifier(rule.value),
-        sql.Identifier(rule.references.schema, rule.references.name),
+        quoted(rule.referenced_column),
+        quoted(rule.value),
+        quoted(rule.references.schema, rule.references.name),
     )
     return dict(shard.connection.execute(query).fetchall())
 
 
 def read_columns(shard: ShardSession, table: TailTable, key: Key, columns: tuple[str, ...]) -> Key | None:
     """Return columns of a row as it is now, or None when one is NULL or the row is not there."""
-    own = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in table.own.columns)
+    own = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(quoted(name)) for name in table.own.columns)
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
         statements.as_text(columns), statements.target(table.table), own
     )
@@ -58,7 +59,7 @@ def read_columns(shard: ShardSession, table: TailTable, key: Key, columns: tuple
 def has_equal_row(shard: ShardSession, plan: RelationPlan, values: tuple[str | None, ...]) -> bool:
     """Whether a shard has a row that is equal in every column."""
     same = sql.SQL(" AND ").join(
-        sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(sql.Identifier(name)) for name in plan.columns
+        sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(quoted(name)) for name in plan.columns
     )
     query = sql.SQL("SELECT 1 FROM {} WHERE {} LIMIT 1").format(statements.target(plan.table.table), same)
     return shard.connection.execute(query, values).fetchone() is not None

@@ -84,7 +84,7 @@ class Router:
         self._plans: dict[int, RelationPlan] = {}
         self._names = self.shard_map.shard_names
         self._bits = {name: 1 << number for number, name in enumerate(self._names)}
-        self._types: dict[SplitByReference, dict[str, str | None]] = {}
+        self._types: dict[int, dict[str, str | None]] = {}
         self._evaluated: dict[tuple[int, str], str | None] = {}
         self._pending: _PendingInserts | None = None
 
@@ -130,7 +130,7 @@ class Router:
     def _look_up(self, window: list[Change]) -> None:
         """Ask the shards once for every key that the window's changes will need."""
         wanted: dict[Keyspace, list[Key]] = {}
-        expressions: dict[SplitBySql, list[tuple[RelationPlan, Row]]] = {}
+        expressions: list[tuple[SplitBySql, RelationPlan, Row]] = []
         for change in window:
             if isinstance(change, Truncate):
                 continue
@@ -144,19 +144,19 @@ class Router:
                 self._want_parent(plan, change.new, wanted, expressions)
         for space, keys in wanted.items():
             self.locations.fetch(space, keys)
-        for rule, rows in expressions.items():
-            self._evaluate(rule, rows)
+        for rule, plan, row in expressions:
+            self._evaluate(rule, plan, row)
 
     def _want_parent(
         self,
         plan: RelationPlan,
         row: Row,
         wanted: dict[Keyspace, list[Key]],
-        expressions: dict[SplitBySql, list[tuple[RelationPlan, Row]]],
+        expressions: list[tuple[SplitBySql, RelationPlan, Row]],
     ) -> None:
         rule = plan.table.rule
         if isinstance(rule, SplitBySql):
-            expressions.setdefault(rule, []).append((plan, row))
+            expressions.append((rule, plan, row))
         if not isinstance(rule, Follows):
             return
         values = _deciding_values(plan, row)
@@ -164,30 +164,33 @@ class Router:
             return
         path, key = deciding_path(rule, values)
         if path:
-            wanted.setdefault(Keyspace(path.references, path.to), []).append(self._parent_key(path, key))
+            wanted.setdefault(Keyspace(path.references, path.to), []).append(self.parent_key(path, key))
 
-    def _parent_key(self, path: Path, key: Key) -> Key:
+    def parent_key(self, path: Path, key: Key) -> Key:
+        """Return a child's values in the form in which the parent's key is known."""
         table = self.tables.catalog.tables[path.references]
         columns = [table.column(name) for name in path.to]
         return tuple(comparable(column, value) if column else value for column, value in zip(columns, key, strict=True))
 
-    def _evaluate(self, rule: SplitBySql, rows: list[tuple[RelationPlan, Row]]) -> None:
-        """Let a shard evaluate the mapping's expression over rows that are not stored yet."""
-        complete = [(plan, values) for plan, row in rows if (values := _deciding_values(plan, row)) is not None]
-        for plan, values in complete:
-            key = (id(rule), repr(values))
-            if key not in self._evaluated:
-                self._evaluated[key] = evaluate_sql(self.shards[0], rule, plan.table, values)
+    def _evaluate(self, rule: SplitBySql, plan: RelationPlan, row: Row) -> None:
+        """Let a shard evaluate the mapping's expression over a row that is not stored yet."""
+        values = _deciding_values(plan, row)
+        if values is None:
+            return
+        key = (id(rule), repr(values))
+        if key not in self._evaluated:
+            self._evaluated[key] = evaluate_sql(self.shards[0], rule, plan.table, values)
 
     def _lookups(self, values: dict[str, str | None]) -> Lookups:
         return Lookups(
-            parent_home=self._parent_home,
-            referenced_value=self._referenced_value,
+            parent_home=self.parent_home,
+            referenced_value=self.referenced_value,
             evaluated=lambda rule: self._evaluated[(id(rule), repr(values))],
         )
 
-    def _parent_home(self, path: Path, key: Key) -> str | None:
-        space, parent = Keyspace(path.references, path.to), self._parent_key(path, key)
+    def parent_home(self, path: Path, key: Key) -> str | None:
+        """Return the shard on which a parent is, also one that its transaction inserts later; None when nowhere."""
+        space, parent = Keyspace(path.references, path.to), self.parent_key(path, key)
         shards = self.locations.of(space, parent)
         if not shards and self._pending is not None:
             shards = self._bits.get(self._pending.home_of(space, parent) or "", 0)
@@ -196,11 +199,12 @@ class Router:
     def _name(self, shards: int) -> str | None:
         return self._names[(shards & -shards).bit_length() - 1] if shards else None
 
-    def _referenced_value(self, rule: SplitByReference, key: str) -> str | None:
-        known = self._types.get(rule)
+    def referenced_value(self, rule: SplitByReference, key: str) -> str | None:
+        """Return the type's name that stands in a small reference table."""
+        known = self._types.get(id(rule))
         if known is None:
             self.flush()
-            known = self._types[rule] = read_types(self.shards[0], rule)
+            known = self._types[id(rule)] = read_types(self.shards[0], rule)
         return known.get(key)
 
     def home_mask(self, plan: RelationPlan, row: Row) -> int | None:
@@ -464,7 +468,7 @@ class _PendingInserts:
         try:
             plan, row = found
             if isinstance(plan.table.rule, SplitBySql):
-                self._router._evaluate(plan.table.rule, [(plan, row)])  # noqa: SLF001  its own helper
+                self._router._evaluate(plan.table.rule, plan, row)  # noqa: SLF001  its own helper
             mask = self._router.home_mask(plan, row)
             return self._router._name(mask or 0)  # noqa: SLF001  its own helper
         finally:

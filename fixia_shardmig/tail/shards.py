@@ -13,7 +13,7 @@ from fixia_shardmig.model.catalog import Catalog, Table
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key
-from fixia_shardmig.postgres.sessions import connect
+from fixia_shardmig.postgres.sessions import connect, quoted
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.record import PUT, REMOVE, Explicit
 from fixia_shardmig.tail.tables import Keyspace
@@ -133,7 +133,7 @@ class ShardSession:
         self.flush()
         if not tables:
             return
-        listed = sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables)
+        listed = sql.SQL(", ").join(sql.SQL("ONLY {}").format(quoted(t.schema, t.name)) for t in tables)
         restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
         self.connection.execute(sql.SQL("TRUNCATE {}{}").format(listed, restart))
 
@@ -143,7 +143,7 @@ class ShardSession:
             return set()
         table = self.catalog.tables[space.table]
         columns = tuple(column for name in space.columns if (column := table.column(name)))
-        source = sql.Identifier(table.name.schema, table.name.name) if table.kind == "p" else statements.target(table)
+        source = quoted(table.name.schema, table.name.name) if table.kind == "p" else statements.target(table)
         query = sql.SQL("SELECT u.n FROM {} WHERE EXISTS (SELECT FROM {} AS t WHERE {})").format(
             statements.wanted_keys(columns), source, statements.matches_wanted("t", columns)
         )

@@ -8,18 +8,19 @@ from functools import cache
 from psycopg import sql
 
 from fixia_shardmig.model.catalog import Catalog, Column, Table
+from fixia_shardmig.postgres.sessions import quoted
 
 _UNPADDED = {"bpchar": "bpchar", "bit": "varbit"}
 
 
 def target(table: Table) -> sql.Composed:
     """Return `ONLY "schema"."table"`."""
-    return sql.SQL("ONLY {}").format(sql.Identifier(table.name.schema, table.name.name))
+    return sql.SQL("ONLY {}").format(quoted(table.name.schema, table.name.name))
 
 
 def names(columns: tuple[str, ...]) -> sql.Composed:
     """Return a list of quoted columns."""
-    return sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL(", ").join(map(quoted, columns))
 
 
 def _placeholders(columns: tuple[str, ...]) -> sql.Composed:
@@ -28,13 +29,13 @@ def _placeholders(columns: tuple[str, ...]) -> sql.Composed:
 
 @cache
 def _equal(columns: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in columns)
+    return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(quoted(column)) for column in columns)
 
 
 def insert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return an INSERT; parameters are the columns' values."""
     return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
-        sql.Identifier(table.name.schema, table.name.name), names(columns), _placeholders(columns)
+        quoted(table.name.schema, table.name.name), names(columns), _placeholders(columns)
     )
 
 
@@ -42,7 +43,7 @@ def upsert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return an INSERT that overwrites a row of the same key; parameters are the columns' values."""
     key = table.identity_columns
     assignments = [
-        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in columns if column not in key
+        sql.SQL("{0} = excluded.{0}").format(quoted(column)) for column in columns if column not in key
     ]
     action = sql.SQL("UPDATE SET ") + sql.SQL(", ").join(assignments) if assignments else sql.SQL("NOTHING")
     return sql.SQL("{} ON CONFLICT ({}) DO {}").format(insert(table, columns), names(key), action)
@@ -57,7 +58,7 @@ def can_upsert(table: Table) -> bool:
 
 def update(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return an UPDATE by key; parameters are the new values, then the old key."""
-    assignments = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in columns)
+    assignments = sql.SQL(", ").join(sql.SQL("{} = %s").format(quoted(column)) for column in columns)
     return sql.SQL("UPDATE {} SET {} WHERE {}").format(target(table), assignments, _equal(table.identity_columns))
 
 
@@ -69,16 +70,16 @@ def delete(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 def delete_one(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return a DELETE of one among equal rows. Values are compared as text: json, xml and point have no `=`."""
     same = sql.SQL(" AND ").join(
-        sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(sql.Identifier(column)) for column in columns
+        sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(quoted(column)) for column in columns
     )
     return sql.SQL("DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {1} LIMIT 1)").format(target(table), same)
 
 
 def as_text(columns: tuple[str, ...], alias: str | None = None) -> sql.Composed:
     """Return a select list that shows columns as text under their own names."""
-    qualified = [sql.Identifier(alias, column) if alias else sql.Identifier(column) for column in columns]
+    qualified = [quoted(alias, column) if alias else quoted(column) for column in columns]
     return sql.SQL(", ").join(
-        sql.SQL("{}::text AS {}").format(item, sql.Identifier(column))
+        sql.SQL("{}::text AS {}").format(item, quoted(column))
         for item, column in zip(qualified, columns, strict=True)
     )
 
@@ -94,14 +95,14 @@ def key_type(column: Column) -> sql.SQL:
 def wanted_keys(columns: tuple[Column, ...]) -> sql.Composed:
     """Return `unnest(%s::text[], …) WITH ORDINALITY AS u(c0, …, n)`; parameters are one array a column."""
     arrays = sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(columns))
-    aliases = sql.SQL(", ").join(sql.Identifier(f"c{at}") for at in range(len(columns)))
+    aliases = sql.SQL(", ").join(quoted(f"c{at}") for at in range(len(columns)))
     return sql.SQL("unnest({}) WITH ORDINALITY AS u({}, n)").format(arrays, aliases)
 
 
 def matches_wanted(alias: str, columns: tuple[Column, ...]) -> sql.Composed:
     """Return the condition that joins a table's columns with `wanted_keys`."""
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = u.{}::{}").format(sql.Identifier(alias, column.name), sql.Identifier(f"c{at}"), key_type(column))
+        sql.SQL("{} = u.{}::{}").format(quoted(alias, column.name), quoted(f"c{at}"), key_type(column))
         for at, column in enumerate(columns)
     )
 

@@ -1,0 +1,202 @@
+"""Applies one batch: route, settle, record, commit on every shard; or, after a crash, replay what was recorded.
+
+All shards stand at the same position before and after. In between the batch record makes a replay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+from psycopg import errors
+
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, UnroutableError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.placement.stream import Key
+from fixia_shardmig.postgres.pgoutput import Delete, Insert, Truncate
+from fixia_shardmig.postgres.retry import as_shardmig_error
+from fixia_shardmig.postgres.transactions import Transaction
+from fixia_shardmig.tail.locations import Locations
+from fixia_shardmig.tail.record import Decisions, Explicit
+from fixia_shardmig.tail.router import Router, emit_delete, emit_insert, emit_truncate, emit_update
+from fixia_shardmig.tail.settle import settle, settle_everything
+from fixia_shardmig.tail.shards import ShardSession
+from fixia_shardmig.tail.tables import Keyspace, TailTable, TailTables
+
+FetchMissing = Callable[[TailTable, Key, tuple[str, ...]], dict[str, str | None] | None]
+
+_SHAPE_ERRORS = (errors.UndefinedColumn, errors.UndefinedTable, errors.InvalidTextRepresentation)
+
+
+class Batches:
+    """The shards of a migration as one: they take batches and stand at one position."""
+
+    def __init__(
+        self,
+        tables: TailTables,
+        shards: Sequence[ShardSession],
+        *,
+        journal: Journal,
+        fetch_missing: FetchMissing,
+        skips: Callable[[TailTable, int], bool],
+    ) -> None:
+        """Take the sessions; `position` may still differ between them until `replay`."""
+        self.tables = tables
+        self.shards = shards
+        self.journal = journal
+        self.moved_rows = 0
+        self.missed: dict[TableName, int] = {}
+        self._threads = ThreadPoolExecutor(len(shards), thread_name_prefix="tail-shard")
+        self.locations = Locations(self._find)
+        self.router = Router(
+            tables, shards, locations=self.locations, fetch_missing=fetch_missing, skips=skips
+        )
+
+    def close(self) -> None:
+        """Close all sessions."""
+        self._threads.shutdown()
+        for shard in self.shards:
+            shard.close()
+
+    @property
+    def position(self) -> LSN:
+        """Return the LSN below which every shard has everything."""
+        return min(shard.position for shard in self.shards if shard.position is not None)
+
+    def torn(self) -> tuple[LSN, LSN] | None:
+        """Return (start, end) of a batch that only some shards have committed, or None."""
+        positions = {shard.position for shard in self.shards if shard.position is not None}
+        if len(positions) < 2:  # noqa: PLR2004  two shards that differ
+            return None
+        return min(positions), max(positions)
+
+    def apply(self, batch: Sequence[Transaction], end: LSN) -> None:
+        """Apply transactions and move every shard to `end`.
+
+        A batch that fails is rolled back and tried again one transaction after the other, so that everything before
+        the transaction that cannot be applied is applied.
+
+        Raises:
+            UnroutableError: A row has no home; nothing of its transaction is applied.
+            DriftError: The targets lack what the stream brings.
+            TemporaryError: A shard went away; run again.
+        """
+        try:
+            self._apply(batch, end, everything=False)
+        except (UnroutableError, DriftError, psycopg.IntegrityError, psycopg.DataError):
+            self._rollback()
+            if len(batch) < 2:  # noqa: PLR2004  one transaction alone is the culprit
+                raise
+            for transaction in batch:
+                self._apply_alone(transaction)
+
+    def settle_all(self, lsn: LSN) -> int:
+        """Bring every row of every table home, once all snapshots' positions have been passed."""
+        before = self.moved_rows
+        self._apply([], lsn, everything=True)
+        return self.moved_rows - before
+
+    def _apply_alone(self, transaction: Transaction) -> None:
+        try:
+            self._apply([transaction], transaction.end_lsn, everything=False)
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _apply(self, batch: Sequence[Transaction], end: LSN, *, everything: bool) -> None:
+        start = self.position
+        self.router.begin()
+        try:
+            self.router.route(batch)
+            moved = settle_everything(self.router) if everything else settle(self.router)
+            self._on_all(ShardSession.flush)
+            self.journal.write_batch_record(start, end, self.router.decisions.to_bytes())
+            self._on_all(lambda shard: shard.commit(end))
+        except psycopg.Error as error:
+            raise self._explained(error) from error
+        self.moved_rows += moved
+        self._count_missed()
+        self.locations.trim()
+
+    def replay(self, batch: Sequence[Transaction], decisions: Decisions, end: LSN) -> None:
+        """Apply a recorded batch to the shards that have not committed it, deciding nothing."""
+        behind = [shard for shard in self.shards if shard.position != end]
+        explicit = iter([*decisions.explicit, None])
+        following = next(explicit)
+        number = 0
+        for transaction in batch:
+            for change in transaction.changes:
+                while following is not None and following.before_change <= number:
+                    self._replay_explicit(behind, following)
+                    following = next(explicit)
+                self._replay_change(behind, change, decisions.masks[number])
+                number += 1
+        if number != len(decisions.masks):
+            raise RefusedError(
+                f"the batch record speaks of {len(decisions.masks)} changes, the stream has {number}",
+                hint="the slot or the journal was changed by hand: shardmig abort, then begin again",
+            )
+        while following is not None:
+            self._replay_explicit(behind, following)
+            following = next(explicit)
+        for shard in behind:
+            shard.flush()
+            shard.commit(end)
+
+    def _replay_explicit(self, behind: list[ShardSession], explicit: Explicit) -> None:
+        for shard in behind:
+            if shard.number == explicit.shard:
+                shard.add_explicit(explicit)
+
+    def _replay_change(self, behind: list[ShardSession], change: object, mask: int) -> None:
+        if isinstance(change, Truncate):
+            emit_truncate(behind, change, [self.router.plan_of(relation).table for relation in change.relations])
+        elif isinstance(change, Insert):
+            emit_insert(behind, self.router.plan_of(change.relation), change.new, mask)
+        elif isinstance(change, Delete):
+            emit_delete(behind, self.router.plan_of(change.relation), change.old, mask)
+        elif mask:
+            emit_update(behind, self.router.plan_of(change.relation), change, mask)  # type: ignore[attr-defined,arg-type]
+
+    def _find(self, space: Keyspace, keys: list[Key]) -> list[int]:
+        found = [0] * len(keys)
+        for shard, places in zip(self.shards, self._threads.map(lambda s: s.find(space, keys), self.shards), strict=True):
+            for place in places:
+                found[place] |= 1 << shard.number
+        return found
+
+    def _on_all(self, work: Callable[[ShardSession], None]) -> None:
+        """Run something on every shard at once; the first error is raised after all have ended."""
+        futures = [self._threads.submit(work, shard) for shard in self.shards]
+        for failure in [future.exception() for future in futures]:
+            if failure is not None:
+                raise failure
+
+    def _rollback(self) -> None:
+        for shard in self.shards:
+            shard.rollback()
+        self.router.forget()
+
+    def _count_missed(self) -> None:
+        for counts in (self.router.missed, *(shard.missed for shard in self.shards)):
+            for table, count in counts.items():
+                self.missed[table] = self.missed.get(table, 0) + count
+            counts.clear()
+
+    def _explained(self, error: psycopg.Error) -> Exception:
+        """Leave what `apply` judges itself as it is; name the shard in everything else."""
+        if isinstance(error, _SHAPE_ERRORS):
+            return DriftError(
+                f"a shard refuses a change of the source's newer definition: {str(error).splitlines()[0]}",
+                hint="run the same DDL on the shards (shardmig schema diff shows it), then: shardmig tail",
+            )
+        if isinstance(error, psycopg.IntegrityError | psycopg.DataError):
+            return error
+        lost = next((shard for shard in self.shards if shard.connection.broken), self.shards[0])
+        explained: ShardmigError = as_shardmig_error(
+            error, lost.url, doing=f"applying changes to shard {lost.name}", next_command="shardmig tail"
+        )
+        return explained

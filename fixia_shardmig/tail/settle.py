@@ -1,0 +1,262 @@
+"""Moves rows to their homes at the end of a batch: those noted while routing, and all that follow them.
+
+Tables are settled parents first, inside the shards' open transactions, so every row read here is complete and as of
+the end of the batch (docs/adr/0005). A move is a DELETE that returns the row and an INSERT on the other shard; both are
+part of the batch record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByColumn, SplitBySql
+from fixia_shardmig.model.catalog import Column
+from fixia_shardmig.model.errors import UnroutableError
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.placement.stream import Key, Lookups, comparable, home_of
+from fixia_shardmig.postgres.sessions import quoted
+from fixia_shardmig.tail import statements
+from fixia_shardmig.tail.reads import leaf_of, sql_of_mapping
+from fixia_shardmig.tail.record import PUT, Decisions, Explicit
+from fixia_shardmig.tail.router import Router
+from fixia_shardmig.tail.shards import ShardSession
+from fixia_shardmig.tail.tables import Follower, Keyspace, TailTable, deciding_columns
+
+READ_KEYS = 5_000
+"""Keys a query asks for; larger sets are asked in parts."""
+
+_EVALUATED = "shardmig evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row whose home is looked at: where it is and the values that decide."""
+
+    leaf: TableName
+    ctid: str
+    values: dict[str, str | None]
+
+
+def settle(router: Router) -> int:
+    """Move whatever is not at home among the batch's unsettled rows; returns how many rows moved."""
+    router.flush()
+    if not router.unsettled:
+        return 0
+    return _Settling(router).run()
+
+
+def settle_everything(router: Router) -> int:
+    """Look at every row of every table once, as is needed when snapshots of several epochs have come together."""
+    router.flush()
+    router.unsettled.tables.update(root for root in router.tables.order if _can_move(router, root))
+    return _Settling(router).run()
+
+
+def _can_move(router: Router, root: TableName) -> bool:
+    return router.tables.by_root[root][0].fixed_mask is None
+
+
+class _Settling:
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.tables = router.tables
+        self.moved = 0
+
+    def run(self) -> int:
+        for root in self.tables.order:
+            if not _can_move(self.router, root):
+                continue
+            for shard in self.router.shards:
+                candidates = self._candidates(root, shard)
+                if candidates:
+                    self._settle_on(root, shard, candidates)
+            self.router.flush()
+        return self.moved
+
+    # finding
+
+    def _candidates(self, root: TableName, shard: ShardSession) -> list[Candidate]:
+        unsettled = self.router.unsettled
+        if root in unsettled.tables:
+            return self._read(root, shard, sql.SQL(""), *self._not_at_home(root, shard))
+        found: dict[tuple[TableName, str], Candidate] = {}
+        for table in self.tables.by_root[root]:
+            keys = list(unsettled.rows.get(table.leaf, ()))
+            for candidate in self._read_by(root, shard, table.own, keys):
+                found[(candidate.leaf, candidate.ctid)] = candidate
+        for path in _paths(self.tables.followers, root):
+            keys = list(unsettled.parents.get(Keyspace(path.references, path.to), ()))
+            for candidate in self._read_by(root, shard, Keyspace(root, path.columns), keys):
+                found[(candidate.leaf, candidate.ctid)] = candidate
+        return list(found.values())
+
+    def _read_by(self, root: TableName, shard: ShardSession, space: Keyspace, keys: list[Key]) -> list[Candidate]:
+        table = self.tables.catalog.tables[space.table]
+        columns = tuple(column for name in space.columns if (column := table.column(name)))
+        rows: list[Candidate] = []
+        for start in range(0, len(keys), READ_KEYS):
+            arrays = [list(part) for part in zip(*keys[start : start + READ_KEYS], strict=True)]
+            join = sql.SQL("JOIN {} ON {}").format(
+                statements.wanted_keys(columns), statements.matches_wanted("t", columns)
+            )
+            rows += self._read(root, shard, join, sql.SQL("true"), arrays, source=space.table)
+        return rows
+
+    def _read(
+        self,
+        root: TableName,
+        shard: ShardSession,
+        joins: sql.Composable,
+        condition: sql.Composable,
+        parameters: Sequence[object],
+        *,
+        source: TableName | None = None,
+    ) -> list[Candidate]:
+        table = self.tables.catalog.tables[source or root]
+        rule = self.router.shard_map.tables[root]
+        columns = deciding_columns(rule)
+        item = quoted(table.name.schema, table.name.name) if table.kind == "p" else statements.target(table)
+        selected = [sql.SQL("t.tableoid::int8, t.ctid::text")]
+        selected += [statements.as_text(columns, "t")] if columns else []  # type: ignore[list-item]
+        if isinstance(rule, SplitBySql):
+            selected.append(_evaluation(rule, root))  # type: ignore[arg-type]
+        query = sql.SQL("SELECT DISTINCT {} FROM {} AS t {} WHERE {}").format(
+            sql.SQL(", ").join(selected), item, joins, condition
+        )
+        names = (*columns, _EVALUATED) if isinstance(rule, SplitBySql) else columns
+        leaves: dict[int, TableName] = {}
+        found = []
+        for oid, ctid, *values in shard.connection.execute(query, parameters).fetchall():
+            if oid not in leaves:
+                leaves[oid] = leaf_of(shard, oid)
+            found.append(Candidate(leaves[oid], ctid, dict(zip(names, values, strict=True))))
+        return found
+
+    def _not_at_home(self, root: TableName, shard: ShardSession) -> tuple[sql.Composable, Sequence[object]]:
+        """Return a condition, with its parameters, that cheaply leaves out rows that are at home for certain."""
+        rule = self.router.shard_map.tables[root]
+        if isinstance(rule, SplitByColumn):
+            here = [value for value, home in rule.homes.items() if home == shard.name]
+            return sql.SQL("(t.{}::text = ANY(%s)) IS NOT TRUE").format(quoted(rule.column)), (here,)
+        if isinstance(rule, Follows) and rule.paths:
+            arms = [self._parent_is_here(path) for path in rule.paths]
+            return sql.SQL("(CASE {} END) IS NOT TRUE").format(sql.SQL(" ").join(arms)), ()
+        return sql.SQL("true"), ()
+
+    def _parent_is_here(self, path: Path) -> sql.Composed:
+        parent = self.tables.catalog.tables[path.references]
+        source = quoted(parent.name.schema, parent.name.name)
+        item = source if parent.kind == "p" else statements.target(parent)
+        present = sql.SQL(" AND ").join(sql.SQL("t.{} IS NOT NULL").format(quoted(c)) for c in path.columns)
+        same = sql.SQL(" AND ").join(
+            sql.SQL("p.{} = t.{}").format(quoted(there), quoted(here))
+            for here, there in zip(path.columns, path.to, strict=True)
+        )
+        return sql.SQL("WHEN {} THEN EXISTS (SELECT FROM {} AS p WHERE {})").format(present, item, same)
+
+    # moving
+
+    def _settle_on(self, root: TableName, shard: ShardSession, candidates: list[Candidate]) -> None:
+        self._look_up_parents(root, candidates)
+        moves: dict[tuple[TableName, int], list[str]] = {}
+        for candidate in candidates:
+            home = self._home(root, candidate)
+            if home != shard.number:
+                moves.setdefault((candidate.leaf, home), []).append(candidate.ctid)
+        for (leaf, home), ctids in moves.items():
+            self._move(self.tables.by_leaf[leaf], ctids, start=shard, end=self.router.shards[home])
+
+    def _look_up_parents(self, root: TableName, candidates: Iterable[Candidate]) -> None:
+        rule = self.router.shard_map.tables[root]
+        if not isinstance(rule, Follows):
+            return
+        wanted: dict[Keyspace, list[Key]] = {}
+        for candidate in candidates:
+            for path in rule.paths:
+                values = [candidate.values[column] for column in path.columns]
+                key = tuple(value for value in values if value is not None)
+                if len(key) == len(values):
+                    wanted.setdefault(Keyspace(path.references, path.to), []).append(self.router.parent_key(path, key))
+                    break
+        for space, keys in wanted.items():
+            self.router.locations.fetch(space, keys)
+
+    def _home(self, root: TableName, candidate: Candidate) -> int:
+        rule = self.router.shard_map.tables[root]
+        lookups = Lookups(
+            parent_home=self.router.parent_home,
+            referenced_value=self.router.referenced_value,
+            evaluated=lambda _: candidate.values[_EVALUATED],
+        )
+        home = home_of(rule, candidate.values, shard_map=self.router.shard_map, lookups=lookups)
+        if home is None:
+            shown = {name: value for name, value in candidate.values.items() if name != _EVALUATED}
+            raise UnroutableError(
+                f"a row of {candidate.leaf} with {shown} lost its home, and its rule has no otherwise",
+                hint=f"add otherwise: <shard> under `{root}:` in the mapping, then: shardmig tail",
+            )
+        return self.router.shard_map.shard_names.index(home)
+
+    def _move(self, table: TailTable, ctids: list[str], *, start: ShardSession, end: ShardSession) -> None:
+        columns = tuple(column.name for column in table.table.copied_columns)
+        query = sql.SQL("DELETE FROM {} WHERE ctid = ANY(%s::tid[]) RETURNING {}").format(
+            statements.target(table.table), statements.as_text(columns)
+        )
+        kind, keyed = ("remove", table.own.columns) if table.keyed else ("remove_one", columns)
+        rows = start.connection.execute(query, (ctids,)).fetchall()
+        places = [columns.index(name) for name in keyed]
+        decisions: Decisions = self.router.decisions
+        number = len(decisions.masks)
+        for row in rows:
+            removed = tuple(row[place] for place in places)
+            decisions.explicit.append(Explicit(number, start.number, kind, table.leaf, keyed, removed))
+            self.router.do_explicit(end, PUT, table.leaf, columns, row)
+            self._is_now_at(table, columns, row, 1 << end.number)
+        self.moved += len(rows)
+
+    def _is_now_at(
+        self, table: TailTable, columns: tuple[str, ...], row: Sequence[str | None], shards: int
+    ) -> None:
+        for space in (table.own, *table.tracked):
+            key = self._key(table, space, dict(zip(columns, row, strict=True)))
+            if key:
+                self.router.locations.put(space, key, shards)
+        for follower in self.tables.followers.get(table.root, ()):
+            space = Keyspace(table.root, follower.path.to)
+            key = self._key(table, space, dict(zip(columns, row, strict=True)))
+            if key:
+                self.router.unsettled.parents.setdefault(space, {})[key] = None
+
+    @staticmethod
+    def _key(table: TailTable, space: Keyspace, row: dict[str, str | None]) -> Key | None:
+        key = []
+        for name in space.columns:
+            value, column = row[name], table.table.column(name)
+            if value is None or column is None:
+                return None
+            key.append(_comparable(column, value))
+        return tuple(key)
+
+
+def _comparable(column: Column, value: str) -> str:
+    """Return the cache's form of a value that came as `::text`: the stream spells booleans with one letter."""
+    if column.base_type == "bool":
+        return value[:1]
+    return comparable(column, value)
+
+
+def _paths(followers: dict[TableName, list[Follower]], root: TableName) -> list[Path]:
+    """Return the paths over which a table follows others, the reference that names its type included."""
+    return [follower.path for listed in followers.values() for follower in listed if follower.root == root]
+
+
+def _evaluation(rule: SplitBySql, root: TableName) -> sql.Composed:
+    columns = sql.SQL(", ").join(
+        sql.SQL("t.{0} AS {0}").format(quoted(column)) for column in rule.columns
+    )
+    return sql.SQL("(SELECT ({})::text FROM (SELECT {}) AS {})").format(
+        sql_of_mapping(rule), columns, quoted(root.name)
+    )

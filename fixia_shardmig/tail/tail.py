@@ -1,0 +1,393 @@
+"""Drives the stream: reads transactions, gathers batches, applies them, holds at barriers, says where it stands.
+
+One thread. It acknowledges to the source only what every shard has committed (pitfall 37), and it stops at an LSN it
+is told, with every shard exactly there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+
+import psycopg
+from psycopg import sql
+
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.journal.records import Migration, TailState
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.placement.stream import Key
+from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.replication import Stream
+from fixia_shardmig.postgres.sessions import Connection, connect, scalar
+from fixia_shardmig.postgres.slots import emit_marker
+from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
+from fixia_shardmig.postgres.visibility import is_visible
+from fixia_shardmig.tail import statements
+from fixia_shardmig.tail.batches import Batches
+from fixia_shardmig.tail.record import Decisions
+from fixia_shardmig.tail.shards import ShardSession
+from fixia_shardmig.tail.tables import TailTable, TailTables
+
+MARKER_PREFIX = "shardmig"
+READ_BYTES = 4 * 1024 * 1024
+BATCH_CHANGES = 20_000
+BATCH_BYTES = 64 * 1024 * 1024
+QUEUE_BYTES = 256 * 1024 * 1024
+"""How much may wait while the tail is held at a barrier; beyond it the source's socket is left to fill."""
+
+WAIT_S = 0.1
+HELD_WAIT_S = 0.01
+CONTROL_S = 0.2
+STATE_S = 1.0
+HEARTBEAT_S = 10.0
+DRIFT_S = 10.0
+
+
+@dataclass(slots=True)
+class TailTotals:
+    """What one run of the tail has done."""
+
+    applied_lsn: LSN
+    transactions: int = 0
+    changes: int = 0
+    moved_rows: int = 0
+    conflicts: int = 0
+    seconds: float = 0.0
+
+
+class Tail:
+    """The forward stream of one migration, from its slot to all shards."""
+
+    def __init__(
+        self,
+        shard_map: ShardMap,
+        catalog: Catalog,
+        migration: Migration,
+        *,
+        journal: Journal,
+        spool: Path,
+        on_state: Callable[[TailState], None] | None = None,
+    ) -> None:
+        """Connect to every shard and to the source's slot; replays a batch that a crash left half committed.
+
+        Args:
+            shard_map: Where rows live.
+            catalog: The source's, as planned; definitions are held against it.
+            migration: The journal's row.
+            journal: This thread's session on the journal.
+            spool: A directory for large transactions.
+            on_state: Told once a second what the tail publishes.
+        """
+        self.shard_map = shard_map
+        self.catalog = catalog
+        self.migration = migration
+        self.journal = journal
+        self._on_state = on_state
+        self._epochs = journal.epochs()
+        self._source = connect(shard_map.source.url, "tail control")
+        self._queue: deque[Item] = deque()
+        self._queue_bytes = 0
+        self._batch: list[Transaction] = []
+        self._batch_changes = self._batch_bytes = 0
+        self._limit: LSN | None = None
+        self._barrier: int | None = None
+        self._commit_time: datetime | None = None
+        self._last = dict.fromkeys(("control", "state", "heartbeat", "drift"), 0.0)
+        self._rate = (time.monotonic(), 0, 0.0)
+        tables = TailTables(shard_map, catalog)
+        shards = [
+            ShardSession(number, name, url=endpoint.url, catalog=catalog)
+            for number, (name, endpoint) in enumerate(shard_map.shards.items())
+        ]
+        _refuse_unset(shards)
+        self.batches = Batches(
+            tables, shards, journal=journal, fetch_missing=self._fetch_missing, skips=self._skips_function()
+        )
+        self.totals = TailTotals(self.batches.position)
+        self._reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
+        self._stream = Stream(
+            shard_map.source.url,
+            migration.slot,
+            start=self.batches.position,
+            publication=migration.publication,
+            purpose=f"tail {migration.name}",
+        )
+        self._is_loose = self._before_consistency()
+        self.batches.router.loose = self._is_loose
+
+    def close(self) -> None:
+        """Close everything; what is not applied stays in the slot."""
+        self._reader.close()
+        self._stream.close()
+        self._source.close()
+        self.batches.close()
+
+    # what the epochs of the copy ask for
+
+    def _before_consistency(self) -> bool:
+        consistent = self.migration.consistent_lsn
+        return len(self._epochs) > 1 and consistent is not None and self.batches.position < consistent
+
+    def _skips_function(self) -> Callable[[TailTable, int], bool]:
+        """Tables without a key are replayed only past their own snapshot (pitfall 44); others are replayed whole."""
+        epochs = {epoch.epoch: epoch.snapshot for epoch in self._epochs if epoch.epoch > 1}
+        snapshots = {
+            chunk.table: epochs[chunk.done_epoch]
+            for chunk in self.journal.chunks()
+            if not chunk.keyed and chunk.done_epoch in epochs
+        }
+        if not snapshots:
+            return lambda _table, _xid: False
+        return lambda table, xid: table.leaf in snapshots and is_visible(xid, snapshots[table.leaf])
+
+    def _fetch_missing(self, table: TailTable, key: Key, columns: tuple[str, ...]) -> dict[str, str | None] | None:
+        """Read left-out columns of a row on the source; a later change of them is still to come in the stream."""
+        same = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in table.own.columns)
+        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
+            statements.as_text(columns), statements.target(table.table), same
+        )
+        row = self._source.execute(query, key).fetchone()
+        return dict(zip(columns, row, strict=True)) if row else None
+
+    # the loop
+
+    def run(self, stop: Event, *, until: LSN | None = None) -> TailTotals:
+        """Apply changes until `stop` is set, the shards own the writes, or everything below `until` is applied."""
+        began = time.monotonic()
+        try:
+            self._replay_torn_batch()
+            while not stop.is_set():
+                if until is not None and self.batches.position >= until:
+                    break
+                if not self._turn(until):
+                    break
+            self._apply_batch()
+            self._tell_state("" if not stop.is_set() else "stopped")
+        except (ShardmigError, psycopg.Error) as error:
+            self._tell_failure(error)
+            raise
+        self.totals.seconds += time.monotonic() - began
+        return self.totals
+
+    def _turn(self, until: LSN | None) -> bool:
+        """Read and apply once; False when the tail has no more business."""
+        if not self._control():
+            return False
+        limit = min((lsn for lsn in (self._limit, until) if lsn is not None), default=None)
+        held = self._barrier is not None and self._limit is None
+        reached = self._consume(limit) if not held else False
+        if held or reached:
+            self._apply_batch()
+            if reached and self._barrier is not None and limit == self._limit:
+                self._at_barrier()
+            elif reached and until is not None:
+                self._advance(until)
+                return True
+        self._receive(HELD_WAIT_S if held or self._barrier is not None else WAIT_S)
+        self._stream.acknowledge(self.batches.position)
+        self._tell_state("")
+        return True
+
+    def _receive(self, wait_s: float) -> None:
+        if self._queue_bytes > QUEUE_BYTES:
+            self._stream.send_status()
+            time.sleep(wait_s)
+            return
+        waiting = bool(self._queue or self._batch)
+        frames = self._stream.read(READ_BYTES, 0.0 if waiting and self._barrier is None else wait_s)
+        for item in self._reader.feed(frames):
+            self._queue.append(item)
+            if isinstance(item, Transaction):
+                self._queue_bytes += item.size_bytes
+        if not frames and self._batch:
+            self._apply_batch()
+
+    def _consume(self, limit: LSN | None) -> bool:
+        """Take items off the queue into batches; True as soon as everything below the limit has been taken."""
+        while self._queue:
+            item = self._queue[0]
+            at = _lsn_of(item)
+            if limit is not None and at >= limit:
+                return True
+            self._queue.popleft()
+            if isinstance(item, Transaction):
+                self._queue_bytes -= item.size_bytes
+                self._take(item)
+            elif not self._batch:
+                self._advance(at)
+        return False
+
+    def _take(self, transaction: Transaction) -> None:
+        if transaction.commit_lsn < self.batches.position:
+            transaction.close()
+            return
+        self._batch.append(transaction)
+        self._batch_changes += len(transaction.changes)
+        self._batch_bytes += transaction.size_bytes
+        if self._batch_changes >= BATCH_CHANGES or self._batch_bytes >= BATCH_BYTES:
+            self._apply_batch()
+
+    def _apply_batch(self) -> None:
+        if not self._batch:
+            return
+        batch, self._batch = self._batch, []
+        changes, self._batch_changes, self._batch_bytes = self._batch_changes, 0, 0
+        self.batches.apply(batch, batch[-1].end_lsn)
+        self.totals.transactions += len(batch)
+        self.totals.changes += changes
+        self.totals.moved_rows = self.batches.moved_rows
+        self.totals.conflicts = sum(self.batches.missed.values())
+        self.totals.applied_lsn = self.batches.position
+        self._commit_time = batch[-1].commit_time
+        for transaction in batch:
+            transaction.close()
+        self._stream.acknowledge(self.batches.position)
+        self._reach_consistency()
+
+    def _advance(self, lsn: LSN) -> None:
+        """Move every shard's position over a stretch without changes for us, at most as often as is useful."""
+        if lsn <= self.batches.position:
+            return
+        self.batches.apply([], lsn)
+        self.totals.applied_lsn = self.batches.position
+        self._reach_consistency()
+
+    def _reach_consistency(self) -> None:
+        """Once every snapshot's LSN is passed, bring all rows home and hold changes to their word from then on."""
+        if not self._is_loose or self._before_consistency():
+            return
+        self.batches.router.loose = self._is_loose = False
+        moved = self.batches.settle_all(self.batches.position)
+        self.batches.missed.clear()
+        self.journal.event("consistent", lsn=str(self.batches.position), moved_rows=moved)
+
+    def _replay_torn_batch(self) -> None:
+        torn = self.batches.torn()
+        if torn is None:
+            return
+        start, end = torn
+        record = self.journal.batch_record()
+        if record is None or record[:2] != (start, end):
+            raise RefusedError(
+                f"the shards stand at {start} and {end}, and no batch record joins the two",
+                hint="was a shard restored from a backup? shardmig abort, then begin again",
+            )
+        batch: list[Transaction] = []
+        while not batch or batch[-1].end_lsn < end:
+            for item in self._reader.feed(self._stream.read(READ_BYTES, WAIT_S)):
+                if isinstance(item, Transaction) and item.commit_lsn < end:
+                    if item.commit_lsn >= start:
+                        batch.append(item)
+                else:
+                    self._queue.append(item)
+            if self._queue and not isinstance(self._queue[0], Idle):
+                break
+            if self._queue and _lsn_of(self._queue[-1]) >= end:
+                break
+        self.batches.replay(batch, Decisions.from_bytes(record[2]), end)
+        for transaction in batch:
+            transaction.close()
+        self.journal.event("batch_replayed", start=str(start), end=str(end), transactions=len(batch))
+        self.totals.applied_lsn = self.batches.position
+
+    # barriers, state, heartbeats
+
+    def _control(self) -> bool:
+        """Look at what others ask of the tail; False when the writes are no longer the source's."""
+        if self._due("heartbeat", HEARTBEAT_S):
+            emit_marker(self._source, MARKER_PREFIX, b"heartbeat")
+        if self._due("drift", DRIFT_S):
+            self._refuse_drift()
+        if not self._due("control", HELD_WAIT_S if self._barrier is not None else CONTROL_S):
+            return True
+        barrier = self.journal.barrier()
+        if barrier is None:
+            self._barrier = self._limit = None
+            return writer_in(self.journal.get().phase) is not Writer.SHARDS
+        if self._barrier != barrier.id:
+            self._barrier = barrier.id
+            self._apply_batch()
+            self.journal.barrier_held(barrier.id)
+        self._limit = barrier.lsn
+        return True
+
+    def _at_barrier(self) -> None:
+        if self._barrier is not None and self._limit is not None:
+            self._advance(self._limit)
+            self.journal.barrier_reached(self._barrier)
+
+    def _refuse_drift(self) -> None:
+        now = read_catalog(self._source).fingerprint(self.shard_map.moved())
+        if now != self.migration.catalog_fingerprint:
+            raise DriftError(
+                "a table's definition changed on the source; the slot keeps all changes meanwhile",
+                hint="shardmig schema diff shows what the shards lack; run that DDL there, then: shardmig tail",
+            )
+
+    def _due(self, what: str, every_s: float) -> bool:
+        now = time.monotonic()
+        if now - self._last[what] < every_s:
+            return False
+        self._last[what] = now
+        return True
+
+    def _tell_state(self, stopped_by: str) -> None:
+        if not stopped_by and not self._due("state", STATE_S):
+            return
+        at, changes, _ = self._rate
+        elapsed = max(time.monotonic() - at, 0.001)
+        self._rate = (time.monotonic(), self.totals.changes, (self.totals.changes - changes) / elapsed)
+        state = TailState(
+            age_s=0.0,
+            applied_lsn=self.batches.position,
+            source_lsn=max(self._stream.server_lsn, self.batches.position),
+            applied_commit_time=self._commit_time,
+            transactions=self.totals.transactions,
+            changes=self.totals.changes,
+            moved_rows=self.totals.moved_rows,
+            conflicts=self.totals.conflicts,
+            changes_per_s=self._rate[2],
+            stopped_by=stopped_by,
+        )
+        self.journal.tell_tail_state(state)
+        if self._on_state:
+            self._on_state(state)
+
+    def _tell_failure(self, error: Exception) -> None:
+        try:
+            self._tell_state(str(error).splitlines()[0])
+            self.journal.event("tail_stopped", reason=str(error))
+        except psycopg.Error:
+            return  # the journal is what went away; the error itself is on its way to the operator
+
+
+def _lsn_of(item: Item) -> LSN:
+    match item:
+        case Transaction():
+            return item.commit_lsn
+        case Idle():
+            return item.server_lsn
+        case _:
+            return item.lsn
+
+
+def _refuse_unset(shards: list[ShardSession]) -> None:
+    for shard in shards:
+        if shard.position is None:
+            raise RefusedError(
+                f"shard {shard.name} has no position: its copy is not finished", hint="shardmig copy --resume"
+            )
+
+
+def source_is_caught_up(connection: Connection, applied: LSN) -> bool:
+    """Whether everything that the source had written at this moment is applied."""
+    return bool(scalar(connection, "SELECT %s::pg_lsn >= pg_current_wal_insert_lsn()", (str(applied),)))
