@@ -14,6 +14,9 @@ Way = tuple[str | int, ...]
 NAMES_SHOWN_MAX = 8
 """More names than this are no help to somebody who mistyped one."""
 
+LIKENESS_SPAN = 0.1
+"""Names this much less like the mistyped one than the nearest are no better guess."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
@@ -89,9 +92,15 @@ def closest(name: str, known: Iterable[str]) -> str:
     """Return a hint with the known names nearest to a mistyped one, or with all of them when they are few."""
     names = sorted(set(known))
     by_folded = {known_name.casefold(): known_name for known_name in names}
-    near = [by_folded[hit] for hit in difflib.get_close_matches(name.casefold(), by_folded, n=3)]
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=3)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        best = _likeness(name, near[0])
+        alike = [by_folded[hit] for hit in near if _likeness(name, hit) > best - LIKENESS_SPAN]
+        return f"did you mean {' or '.join(alike)}?"
     if 0 < len(names) <= NAMES_SHOWN_MAX:
         return f"known here: {', '.join(names)}"
     return ""
+
+
+def _likeness(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio()

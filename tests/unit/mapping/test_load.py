@@ -156,9 +156,7 @@ MISTAKES = {
         "write journal: true at one of them, for example at b",
     ),
     "two journals": (
-        HEAD.replace('/pros"}', '/pros", journal: true}').replace(
-            'shared", journal: true', 'shared", ^journal: true'
-        )
+        HEAD.replace('/pros"}', '/pros", journal: true}').replace('shared", journal: true', 'shared", ^journal: true')
         + "tables: {}",
         "a second shard keeps the journal, shared beside pros",
         "keep journal: true at exactly one",
@@ -174,7 +172,7 @@ MISTAKES = {
         "set its variable, or write the URL",
     ),
     "a missing variable": (
-        HEAD.replace('"postgresql://app:hunter2@db/pros"', "^${PROS_URL}") + "tables: {}",
+        HEAD.replace('"postgresql://app:hunter2@db/pros"', '^"${PROS_URL}"') + "tables: {}",
         "the environment has no PROS_URL",
         "export PROS_URL=..., or write ${PROS_URL:-default}",
     ),
@@ -196,7 +194,7 @@ MISTAKES = {
     "a replica's URL": (
         HEAD.replace('/pros"}', '/pros", replicas: [^"postgres://db/x?sslmod=disable"]}') + "tables: {}",
         "unknown URL parameter 'sslmod'",
-        "did you mean sslmode or ssl?",
+        "did you mean sslmode?",
     ),
     "an alias for no shard": (
         HEAD
@@ -210,7 +208,8 @@ MISTAKES = {
         "add shared: NAME_OF_ITS_DATABASE_IN_PGBOUNCER",
     ),
     "one alias for two shards": (
-        HEAD + "pgbouncer: {admin_url: 'postgres://h/p', databases_file: f, aliases: {pros: a, shared: ^a}}\ntables: {}",
+        HEAD
+        + "pgbouncer: {admin_url: 'postgres://h/p', databases_file: f, aliases: {pros: a, shared: ^a}}\ntables: {}",
         "the alias a stands for two shards, pros and shared",
         "give each shard an alias of its own",
     ),
@@ -235,6 +234,11 @@ MISTAKES = {
         "write [a, b]",
     ),
     "no YAML": ("tables: {a: ^]", "not YAML: expected the node content, but found ']'", ""),
+    "a bare variable in braces": (
+        HEAD.replace('"postgresql://app:hunter2@db/pros"', "$^{PROS_URL}") + "tables: {}",
+        "not YAML: expected ',' or '}', but got '{'",
+        'inside braces and brackets write variables in quotes: {url: "${NAME}"}',
+    ),
     "an unknown alias": ("tables: {a: ^*b}", "not YAML: found undefined alias 'b'", ""),
     "a control character": ("tables: {a: ^\x01}", "not YAML: special characters are not allowed", ""),
     "a second document": (
@@ -253,9 +257,7 @@ def test_a_mistake_of_form_is_named_at_its_place(tmp_path: Path, text: str, mess
     line, column = place_of_mark(text)
     problems = load_problems(tmp_path, text)
     expected = Problem(str(tmp_path / "shop.yaml"), line, column, message, hint)
-    assert expected in problems
-    if "a repeated key" not in text and "shrad" not in text:
-        assert (expected,) == problems
+    assert (expected,) == problems
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
@@ -330,13 +332,15 @@ def test_an_empty_secret_is_named(tmp_path: Path) -> None:
     """A secret without content does not become libpq's default database."""
     secret = tmp_path / "url"
     secret.write_text("\n")
-    problems = load_problems(tmp_path, HEAD.replace('"postgresql://app:hunter2@db/shop"', f"file:{secret}") + "tables: {}")
+    problems = load_problems(
+        tmp_path, HEAD.replace('"postgresql://app:hunter2@db/shop"', f"file:{secret}") + "tables: {}"
+    )
     assert [problem.message for problem in problems] == [f"the secret {secret} is empty"]
 
 
 def test_a_file_is_read_without_its_variables_where_no_server_is_asked(tmp_path: Path) -> None:
     """With expand_urls=False nothing is looked up, and such a URL connects to nothing."""
-    text = HEAD.replace('"postgresql://app:hunter2@db/pros"', "${PROS_URL}").replace(
+    text = HEAD.replace('"postgresql://app:hunter2@db/pros"', '"${PROS_URL}"').replace(
         '"postgresql://app:hunter2@db/shop"', "file:/nowhere"
     )
     mapping_file = read_mapping(write(tmp_path, text + "tables: {}"), {}, expand_urls=False)
@@ -365,7 +369,14 @@ def test_an_alias_stands_for_its_value(tmp_path: Path) -> None:
     assert [rule.homes for _, rule in rules.values()] == [{"b": "pros"}, {"b": "pros"}]
 
 
-@pytest.mark.parametrize("text", ["tables: &t {a: *t}", "a: &a [x]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [" + ", ".join(9 * [f"*{chr(97 + n)}"]) + "]\n" for n in range(8))])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tables: &t {a: *t}",
+        "a: &a [x]\n"
+        + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [" + ", ".join(9 * [f"*{chr(97 + n)}"]) + "]\n" for n in range(8)),
+    ],
+)
 def test_aliases_without_end_are_refused(tmp_path: Path, text: str) -> None:
     """An alias inside its own anchor, and aliases of aliases of aliases, end in an error and not in the memory's end."""
     assert any("nested too deeply or too large" in problem.message for problem in load_problems(tmp_path, text))

@@ -76,7 +76,9 @@ def test_a_url_that_cannot_be_understood_is_refused(url: str, hint: str) -> None
     assert "u:p" not in str(caught.value)
 
 
-@given(st.text(min_size=1).filter(lambda text: "\0" not in text), st.text(min_size=1).filter(lambda text: "\0" not in text))
+@given(
+    st.text(min_size=1).filter(lambda text: "\0" not in text), st.text(min_size=1).filter(lambda text: "\0" not in text)
+)
 def test_any_password_and_database_survive(password: str, database: str) -> None:
     """An encoded password of any characters is the same to libpq after normalizing."""
     url = f"postgres://u:{quote(password, safe='')}@h/{quote(database, safe='')}?pgbouncer=true"
@@ -84,7 +86,9 @@ def test_any_password_and_database_survive(password: str, database: str) -> None
     assert (password, database) == (parsed["password"], parsed["dbname"])
 
 
-_HIDDEN = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="*"), min_size=1).map(lambda text: f"Z{text}Z")
+_HIDDEN = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="*"), min_size=1).map(
+    lambda text: f"Z{text}Z"
+)
 
 
 @given(_HIDDEN, st.booleans())
