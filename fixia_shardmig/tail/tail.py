@@ -48,6 +48,9 @@ WAIT_S = 0.1
 HELD_WAIT_S = 0.01
 CONTROL_S = 0.2
 STATE_S = 1.0
+IDLE_S = 1.0
+"""How often an idle source's progress is written to the shards; markers are written at once."""
+
 HEARTBEAT_S = 10.0
 DRIFT_S = 10.0
 
@@ -100,8 +103,9 @@ class Tail:
         self._batch_changes = self._batch_bytes = 0
         self._limit: LSN | None = None
         self._barrier: int | None = None
+        self._reached: int | None = None
         self._commit_time: datetime | None = None
-        self._last = dict.fromkeys(("control", "state", "heartbeat", "drift"), 0.0)
+        self._last = dict.fromkeys(("control", "state", "heartbeat", "drift", "idle"), 0.0)
         self._rate = (time.monotonic(), 0, 0.0)
         tables = TailTables(shard_map, catalog)
         shards = [
@@ -222,7 +226,7 @@ class Tail:
             if isinstance(item, Transaction):
                 self._queue_bytes -= item.size_bytes
                 self._take(item)
-            elif not self._batch:
+            elif not self._batch and (not isinstance(item, Idle) or self._due("idle", IDLE_S)):
                 self._advance(at)
         return False
 
@@ -281,23 +285,26 @@ class Tail:
                 f"the shards stand at {start} and {end}, and no batch record joins the two",
                 hint="was a shard restored from a backup? shardmig abort, then begin again",
             )
-        batch: list[Transaction] = []
-        while not batch or batch[-1].end_lsn < end:
-            for item in self._reader.feed(self._stream.read(READ_BYTES, WAIT_S)):
-                if isinstance(item, Transaction) and item.commit_lsn < end:
-                    if item.commit_lsn >= start:
-                        batch.append(item)
-                else:
-                    self._queue.append(item)
-            if self._queue and not isinstance(self._queue[0], Idle):
-                break
-            if self._queue and _lsn_of(self._queue[-1]) >= end:
-                break
+        batch = self._read_again(start, end)
         self.batches.replay(batch, Decisions.from_bytes(record[2]), end)
         for transaction in batch:
             transaction.close()
         self.journal.event("batch_replayed", start=str(start), end=str(end), transactions=len(batch))
         self.totals.applied_lsn = self.batches.position
+
+    def _read_again(self, start: LSN, end: LSN) -> list[Transaction]:
+        """Return exactly the transactions of a recorded batch; what comes after them waits in the queue."""
+        batch: list[Transaction] = []
+        complete = False
+        while not complete:
+            for item in self._reader.feed(self._stream.read(READ_BYTES, WAIT_S)):
+                if isinstance(item, Transaction) and start <= item.commit_lsn < end:
+                    batch.append(item)
+                    complete = complete or item.end_lsn >= end
+                else:
+                    complete = complete or _lsn_of(item) >= end
+                    self._queue.append(item)
+        return batch
 
     # barriers, state, heartbeats
 
@@ -321,9 +328,10 @@ class Tail:
         return True
 
     def _at_barrier(self) -> None:
-        if self._barrier is not None and self._limit is not None:
+        if self._barrier is not None and self._limit is not None and self._barrier != self._reached:
             self._advance(self._limit)
             self.journal.barrier_reached(self._barrier)
+            self._reached = self._barrier
 
     def _refuse_drift(self) -> None:
         now = read_catalog(self._source).fingerprint(self.shard_map.moved())
