@@ -1,0 +1,132 @@
+"""The two queries of a comparison: digests in buckets by key hash, and the rows of some buckets.
+
+Both run on the source and on the shards and differ there only in what they read from and in the home's number.
+A bucket is a few low bits of a hash over the key's text: no server's collation or order has a say in it (pitfall 51).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from fixia_shardmig.model.catalog import Table
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.verify.canonical import (
+    Field,
+    HashForm,
+    column_hashes_sql,
+    row_hash_sql,
+    text_sql,
+    texts_sql,
+)
+from fixia_shardmig.verify.homes import HomeSql, relation
+
+BUCKET_ROWS = 500
+"""Rows a bucket is meant to hold: what one differing row makes us read again."""
+
+BUCKETS_MAX = 1 << 16
+"""Digests a side keeps in memory for one table, times the number of homes: about 30 MB for three shards."""
+
+ROW_BYTES_MIN = 40
+"""A row's least size on a page, for a table that was never analyzed."""
+
+SHOWN_TEXT_MAX = 300
+"""Characters of a row without a key that a difference shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is compared of one table, the same on every side.
+
+    Attributes:
+        key: The primary key, else the identity index, else nothing: then rows are compared as a multiset.
+        fields: The key first, then all other compared columns by name.
+        buckets: A power of two.
+    """
+
+    table: TableName
+    key: tuple[Field, ...]
+    fields: tuple[Field, ...]
+    buckets: int
+    form: HashForm
+
+
+def buckets_for(table: Table, leaves: tuple[Table, ...]) -> int:
+    """Return a power of two of buckets, from the statistics or, without them, from the size."""
+    size_bytes = sum(leaf.size_bytes for leaf in leaves)
+    known = sum(leaf.rows for leaf in leaves if leaf.rows > 0) or table.rows
+    rows = max(known, 0.0) or size_bytes / ROW_BYTES_MIN
+    wanted = max(int(rows / BUCKET_ROWS), 1)
+    return min(1 << (wanted - 1).bit_length(), BUCKETS_MAX)
+
+
+def on_shard(table: Table, number: int) -> HomeSql:
+    """Return a shard's own table, whose rows all say that they live there."""
+    return HomeSql(sql.SQL("{} AS t").format(relation(table)), sql.SQL("{}::int4").format(sql.Literal(number)))
+
+
+def digest_query(layout: Layout, rows: HomeSql) -> sql.Composed:
+    """Return the query for (home, bucket, count, sum, xor), one row for each pair that occurs."""
+    return sql.SQL(
+        "SELECT home, bucket, count(*), sum(hash), bit_xor(hash)"
+        " FROM (SELECT {home} AS home, {bucket} AS bucket, {hash} AS hash FROM {source} OFFSET 0) AS hashed"
+        " GROUP BY home, bucket"
+    ).format(
+        home=rows.number,
+        bucket=_bucket(layout),
+        hash=row_hash_sql(layout.fields, layout.form),
+        source=rows.source,
+    )
+
+
+def rows_query(layout: Layout, rows: HomeSql, buckets: Sequence[int]) -> sql.Composed:
+    """Return the query for (bucket, home, key texts, column hashes, copies, shown) of some buckets, in their order.
+
+    The key of a table without one is empty; its equal rows come once, counted. Without parameters: a column may be
+    called `100%`, and psycopg reads % only in queries that have some.
+    """
+    query = _keyed_rows if layout.key else _keyless_rows
+    wanted = sql.SQL("{}::text::int4[]").format(sql.Literal("{" + ",".join(map(str, buckets)) + "}"))
+    return query(layout, rows, wanted)
+
+
+def _keyed_rows(layout: Layout, rows: HomeSql, buckets: sql.Composable) -> sql.Composed:
+    return sql.SQL(
+        "SELECT {bucket} AS bucket, {home} AS home, {key} AS key, {columns} AS columns, 1::int8, ''"
+        " FROM {source} WHERE {bucket} = ANY({buckets}) ORDER BY 1"
+    ).format(
+        bucket=_bucket(layout),
+        home=rows.number,
+        key=texts_sql(layout.key),
+        columns=column_hashes_sql(layout.fields, layout.form),
+        source=rows.source,
+        buckets=buckets,
+    )
+
+
+def _keyless_rows(layout: Layout, rows: HomeSql, buckets: sql.Composable) -> sql.Composed:
+    shown = sql.SQL(", ").join(
+        sql.SQL("{}, left({}, {})").format(sql.Literal(field.name), text_sql(field), sql.Literal(SHOWN_TEXT_MAX))
+        for field in layout.fields
+    )
+    return sql.SQL(
+        'SELECT bucket, home, ARRAY[]::text[], columns, count(*), min(shown COLLATE "C")'
+        " FROM (SELECT {bucket} AS bucket, {home} AS home, {columns} AS columns,"
+        " left(json_build_object(VARIADIC ARRAY[{shown}]::text[])::text, {shown_max}) AS shown"
+        " FROM {source} WHERE {bucket} = ANY({buckets})) AS named GROUP BY 1, 2, 4 ORDER BY 1"
+    ).format(
+        bucket=_bucket(layout),
+        home=rows.number,
+        columns=column_hashes_sql(layout.fields, layout.form),
+        shown=shown,
+        shown_max=sql.Literal(SHOWN_TEXT_MAX),
+        source=rows.source,
+        buckets=buckets,
+    )
+
+
+def _bucket(layout: Layout) -> sql.Composable:
+    of_key = row_hash_sql(layout.key or layout.fields, layout.form)
+    return sql.SQL("({} & {})::int4").format(of_key, sql.Literal(layout.buckets - 1))

@@ -1,0 +1,378 @@
+"""`verify`: holds every shard against the rows of the source whose home it is, at one LSN.
+
+The caller has made the moment: a snapshot of the source at the LSN, and one of each shard that stands exactly there.
+Here each table is scanned once a side into digests by bucket, several scans at a time, the largest first; the rows of
+buckets that differ are read and told apart one by one. Nothing is written anywhere. Memory is bounded by `BUCKETS_MAX`,
+`BUCKET_ROWS_MAX` and `NAMED_MAX`.
+
+Refuses what it cannot answer for: a definition that changed, a table or column that a shard lacks, a row without a
+home, a role that may not see every row.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from psycopg.rows import TupleRow
+
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import ShardmigError, UnroutableError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.sessions import scalar
+from fixia_shardmig.verify.canonical import PROBE, HashForm
+from fixia_shardmig.verify.comparison import (
+    Differences,
+    Digest,
+    Digests,
+    Names,
+    Row,
+    compare_rows,
+    differing_buckets,
+    expected_on,
+)
+from fixia_shardmig.verify.homes import HomeSql, home_sql
+from fixia_shardmig.verify.layouts import check_definitions, chosen_tables, layout_of
+from fixia_shardmig.verify.objects import compare_objects, compare_sequences
+from fixia_shardmig.verify.queries import Layout, digest_query, on_shard, rows_query
+from fixia_shardmig.verify.references import (
+    ReferencePath,
+    count_dangling,
+    count_dangling_across,
+    reference_paths,
+)
+from fixia_shardmig.verify.result import ReferenceResult, SequenceResult, TableResult, VerifyResult
+from fixia_shardmig.verify.snapshots import SnapshotRef, SnapshotSessions
+from fixia_shardmig.verify.workers import Workers
+
+SOURCE = "source"
+
+BUCKET_ROWS_MAX = 1_000_000
+"""Rows of one bucket held at once, on all sides together: about 500 MB. Only statistics that are far off lead there."""
+
+FETCH_ROWS = 5_000
+"""Rows of differing buckets fetched at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One scan came to its end: the `done`-th of `total`, of a table on a side (`source` or a shard)."""
+
+    done: int
+    total: int
+    table: TableName
+    side: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One database: its number among the shards (None for the source), its sessions and its catalog."""
+
+    name: str
+    number: int | None
+    sessions: SnapshotSessions
+    catalog: Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class _Scanned:
+    """One table on all sides: its digests by side name, and how long the scans took in all."""
+
+    layout: Layout
+    digests: Mapping[str, Digests]
+    seconds: float
+
+
+def verify(  # noqa: PLR0913  one call with names is clearer than an object of options
+    shard_map: ShardMap,
+    catalog: Catalog,
+    *,
+    source: SnapshotRef,
+    shards: Mapping[str, SnapshotRef],
+    at_lsn: LSN,
+    jobs: int = 2,
+    tables: Collection[TableName] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> VerifyResult:
+    """Compare the source with the shards.
+
+    Args:
+        shard_map: Where rows belong.
+        catalog: The source's catalog of the plan; a definition that differs from it now is refused.
+        source: The source at `at_lsn`.
+        shards: Every shard of the mapping at `at_lsn`.
+        at_lsn: The moment that is compared; only reported.
+        jobs: Scans at a time, over all servers.
+        tables: Only these, for a second look; else all that are moved.
+        on_progress: Told after each scan, from the scanning thread.
+        stop: Set it to end early with StoppedError.
+
+    Raises:
+        RefusedError: Something cannot be compared; the message says what to do.
+        TemporaryError: A server went away; run it again.
+        StoppedError: `stop` was set.
+    """
+    started = time.monotonic()
+    chosen = chosen_tables(shard_map, tables)
+    with ExitStack() as stack:
+        sessions = {SOURCE: stack.enter_context(SnapshotSessions(source, SOURCE))}
+        for shard in shard_map.shard_names:
+            sessions[shard] = stack.enter_context(SnapshotSessions(shards[shard], shard))
+        workers = Workers(jobs, stop or threading.Event(), partial(_cancel, sessions.values()))
+        sides = _sides(sessions, workers)
+        check_definitions(catalog, sides[SOURCE].catalog, chosen)
+        comparison = _Comparison(shard_map, sides, workers, on_progress or (lambda _: None))
+        return comparison.run(chosen, at_lsn, started)
+
+
+def _cancel(sessions: Iterable[SnapshotSessions]) -> None:
+    for pool in sessions:
+        pool.cancel()
+
+
+def _sides(sessions: Mapping[str, SnapshotSessions], workers: Workers) -> dict[str, _Side]:
+    """Read every side's catalog inside its snapshot."""
+
+    def read(pool: SnapshotSessions) -> Catalog:
+        with pool.session("reading the catalog") as connection:
+            return read_catalog(connection)
+
+    catalogs = workers.run([partial(read, pool) for pool in sessions.values()])
+    numbers = [None, *range(len(sessions) - 1)]
+    return {
+        name: _Side(name, number, sessions[name], catalog)
+        for name, number, catalog in zip(sessions, numbers, catalogs, strict=True)
+    }
+
+
+class _Comparison:
+    """One run over all sides."""
+
+    def __init__(
+        self,
+        shard_map: ShardMap,
+        sides: Mapping[str, _Side],
+        workers: Workers,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._shard_map = shard_map
+        self._source = sides[SOURCE]
+        self._shards = {name: side for name, side in sides.items() if name != SOURCE}
+        self._shard_catalogs = {name: side.catalog for name, side in self._shards.items()}
+        self._workers = workers
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def run(self, tables: frozenset[TableName], at_lsn: LSN, started: float) -> VerifyResult:
+        """Scan, tell differing rows apart, count references, look at sequences and names."""
+        form = self._hash_form()
+        layouts = [
+            layout_of(name, self._shard_map, self._source.catalog, self._shard_catalogs, form)
+            for name in self._largest_first(tables)
+        ]
+        scanned = self._scan(layouts)
+        tasks = [partial(self._differences, table) for table in scanned]
+        differences = dict(zip((table.layout.table for table in scanned), self._workers.run(tasks), strict=True))
+        references = self._references(tables, {name for name, found in differences.items() if not found.total})
+        sequences = self._workers.run([partial(self._sequences, tables)])[0]
+        return VerifyResult(
+            at_lsn=at_lsn,
+            hash_form=form.value,
+            tables=tuple(entry for table in scanned for entry in self._table_results(table, differences)),
+            differences=tuple(one for _, found in sorted(differences.items()) for one in found.named),
+            differences_total=sum(found.total for found in differences.values()),
+            references=references,
+            sequences=sequences,
+            objects=tuple(compare_objects(self._shard_map, self._source.catalog, self._shard_catalogs, tables)),
+            seconds=time.monotonic() - started,
+        )
+
+    def _sequences(self, tables: frozenset[TableName]) -> tuple[SequenceResult, ...]:
+        sessions = {name: side.sessions for name, side in self._shards.items()}
+        return tuple(compare_sequences(sessions, self._source.catalog, self._shard_catalogs, tables))
+
+    def _hash_form(self) -> HashForm:
+        """Return the fast form if all servers hash alike and store text alike; see `canonical`."""
+        sides = (self._source, *self._shards.values())
+        if len({side.catalog.encoding for side in sides}) > 1:
+            return HashForm.STABLE
+
+        def ask(side: _Side) -> object:
+            with side.sessions.session("asking for sample hashes") as connection:
+                return scalar(connection, PROBE)
+
+        answers = self._workers.run([partial(ask, side) for side in sides])
+        return HashForm.FAST if len(set(answers)) == 1 else HashForm.STABLE
+
+    def _largest_first(self, tables: frozenset[TableName]) -> list[TableName]:
+        catalog = self._source.catalog
+        return sorted(tables, key=lambda name: (-sum(leaf.size_bytes for leaf in catalog.leaves(name)), name))
+
+    def _sides_of(self, table: TableName) -> list[_Side]:
+        """Return every side that has a table, also shards on which none of its rows should be."""
+        return [side for side in (self._source, *self._shards.values()) if table in side.catalog.tables]
+
+    def _rows_on(self, side: _Side, table: TableName) -> HomeSql:
+        if side.number is None:
+            return home_sql(self._shard_map, side.catalog, table)
+        return on_shard(side.catalog.tables[table], side.number)
+
+    # --- scans ---
+
+    def _scan(self, layouts: list[Layout]) -> list[_Scanned]:
+        work = [(layout, side) for layout in layouts for side in self._sides_of(layout.table)]
+        results = self._workers.run([partial(self._digest, layout, side, len(work)) for layout, side in work])
+        digests: dict[TableName, dict[str, Digests]] = defaultdict(dict)
+        seconds: dict[TableName, float] = defaultdict(float)
+        for (layout, side), (found, took) in zip(work, results, strict=True):
+            digests[layout.table][side.name] = found
+            seconds[layout.table] += took
+        return [_Scanned(layout, digests[layout.table], seconds[layout.table]) for layout in layouts]
+
+    def _digest(self, layout: Layout, side: _Side, total: int) -> tuple[Digests, float]:
+        started = time.monotonic()
+        query = digest_query(layout, self._rows_on(side, layout.table))
+        with side.sessions.session(f"reading {layout.table}") as connection:
+            rows = connection.execute(query).fetchall()
+        homeless = sum(count for home, _, count, _, _ in rows if home is None)
+        if homeless:
+            raise UnroutableError(
+                f"{layout.table}: {homeless} rows of the source have no home under the mapping",
+                hint=f"add `otherwise: <shard>` or the missing value to {layout.table}, then run: shardmig plan",
+            )
+        seconds = time.monotonic() - started
+        with self._lock:
+            self._done += 1
+            self._on_progress(Progress(self._done, total, layout.table, side.name, seconds))
+        return {(home, bucket): Digest(count, total_, xor) for home, bucket, count, total_, xor in rows}, seconds
+
+    # --- rows ---
+
+    def _by_shard(self, scanned: _Scanned) -> dict[int, Digests]:
+        return {
+            side.number: scanned.digests[side.name]
+            for side in self._shards.values()
+            if side.number is not None and side.name in scanned.digests
+        }
+
+    def _differences(self, scanned: _Scanned) -> Differences:
+        """Read the buckets that differ, all sides side by side in the order of buckets, and compare their rows."""
+        found = Differences()
+        layout = scanned.layout
+        buckets = sorted(differing_buckets(scanned.digests[SOURCE], self._by_shard(scanned)))
+        if not buckets:
+            return found
+        _check_size(scanned, buckets)
+        with ExitStack() as stack:
+            readers = {
+                side.number: stack.enter_context(self._reader(layout, side, buckets))
+                for side in self._sides_of(layout.table)
+            }
+            source = readers.pop(None)
+            for bucket in buckets:
+                self._workers.check()
+                rows = {number: reader.take(bucket) for number, reader in readers.items() if number is not None}
+                before = found.total
+                for difference in compare_rows(self._names(layout), source.take(bucket), rows):
+                    found.add(difference)
+                if found.total == before:
+                    raise ShardmigError(
+                        f"{layout.table}: bucket {bucket} differs but none of its rows does",
+                        hint="this is a defect of shardmig: please report it with both servers' versions",
+                    )
+        return found
+
+    @contextmanager
+    def _reader(self, layout: Layout, side: _Side, buckets: list[int]) -> Iterator[_BucketReader]:
+        query = rows_query(layout, self._rows_on(side, layout.table), buckets)
+        with (
+            side.sessions.session(f"reading differing rows of {layout.table}") as connection,
+            connection.cursor(name="differing") as cursor,
+        ):
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(query)
+            yield _BucketReader(cursor)
+
+    def _names(self, layout: Layout) -> Names:
+        return Names(
+            layout.table,
+            tuple(field.name for field in layout.key),
+            tuple(field.name for field in layout.fields),
+            self._shard_map.shard_names,
+        )
+
+    def _table_results(self, scanned: _Scanned, differences: Mapping[TableName, Differences]) -> Iterator[TableResult]:
+        name = scanned.layout.table
+        for number, digests in self._by_shard(scanned).items():
+            shard = self._shard_map.shard_names[number]
+            expected = expected_on(number, scanned.digests[SOURCE])
+            actual = {bucket: digest for (_, bucket), digest in digests.items()}
+            counts: dict[str, int] = {
+                kind: count for (where, kind), count in differences[name].counts.items() if where == shard
+            }
+            yield TableResult(
+                table=name,
+                shard=shard,
+                source_rows=sum(digest.count for digest in expected.values()),
+                target_rows=sum(digest.count for digest in actual.values()),
+                equal=expected == actual,
+                differences=counts,
+                seconds=scanned.seconds,
+            )
+
+    # --- references ---
+
+    def _references(self, tables: frozenset[TableName], equal: set[TableName]) -> tuple[ReferenceResult, ...]:
+        paths = reference_paths(self._shard_map, self._source.catalog, tables)
+        return tuple(self._workers.run([partial(self._reference, path, equal) for path in paths]))
+
+    def _reference(self, path: ReferencePath, equal: set[TableName]) -> ReferenceResult:
+        implied = path.table in equal and path.references in equal
+        with self._source.sessions.session(f"counting the references of {path.table}") as connection:
+            on_source = count_dangling(connection, self._source.catalog, path)
+        sessions = {name: side.sessions for name, side in self._shards.items()}
+        on_shards = on_source if implied else count_dangling_across(sessions, self._shard_catalogs, path)
+        return ReferenceResult(
+            path.table, path.columns, path.references, path.constraint, on_source, on_shards, implied=implied
+        )
+
+
+class _BucketReader:
+    """Rows that come in the order of their buckets, taken a bucket at a time."""
+
+    def __init__(self, rows: Iterable[TupleRow]) -> None:
+        self._rows = iter(rows)
+        self._next = next(self._rows, None)
+
+    def take(self, bucket: int) -> list[Row]:
+        taken: list[Row] = []
+        while self._next is not None and self._next[0] == bucket:
+            _, home, key, columns, copies, shown = self._next
+            taken.append(Row(home, tuple(key), columns, copies, shown))
+            self._next = next(self._rows, None)
+        return taken
+
+
+def _check_size(scanned: _Scanned, buckets: list[int]) -> None:
+    """Refuse a bucket that would not fit into memory. Equal rows of a table without a key are read as one."""
+    rows: dict[int, int] = defaultdict(int)
+    for digests in scanned.digests.values():
+        for (_, bucket), digest in digests.items():
+            rows[bucket] += digest.count
+    largest = max(rows[bucket] for bucket in buckets)
+    if scanned.layout.key and largest > BUCKET_ROWS_MAX:
+        raise ShardmigError(
+            f"{scanned.layout.table} differs, and {largest} rows are too many to tell apart at once",
+            hint=f"ANALYZE {scanned.layout.table} on the source, then run: shardmig verify",
+        )
