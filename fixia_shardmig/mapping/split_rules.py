@@ -143,9 +143,11 @@ def _columns_of(scope: Scope, table: Table, way: Way, expression: str) -> tuple[
     A name in the expression that happens to be a column's counts, so this is a superset; the table's own name stands
     for the whole row.
     """
-    names: list[str] = []
+    names: set[str] = set()
+    whole_row = False
     for match in _TOKEN.finditer(expression):
-        called = expression[match.end() :].lstrip().startswith("(")
+        rest = expression[match.end() :].lstrip()
+        called = rest.startswith("(")
         fault = _token_fault(match, called=called)
         if fault:
             scope.report.at_value(way, fault[0], hint=fault[1])
@@ -153,8 +155,8 @@ def _columns_of(scope: Scope, table: Table, way: Way, expression: str) -> tuple[
         column = table.column(name)
         if column is not None and column.generated and not called:
             scope.column(way, table, name)
-        names.append(name)
-    whole_row = table.name.name in names
+        names.add(name)
+        whole_row |= name == table.name.name and not re.match(r"\.\s*[^*\s]", rest)
     columns = tuple(c.name for c in table.copied_columns if whole_row or c.name in names)
     if not columns:
         message = f"the expression reads no column of {table.name}"
