@@ -40,6 +40,9 @@ STATUS_INTERVAL_S: Final = 10.0
 PROGRESS_INTERVAL_S: Final = 1.0
 """At most this often a moved position is told unasked: a status costs a system call, a slot wants to move on."""
 
+LEAVE_WAIT_S: Final = 2.0
+"""How long a stream that is closed waits for the server to agree. A walsender busy with a large transaction may not."""
+
 SEND_TIMEOUT_S: Final = 30.0
 """A server that takes no status for so long is gone."""
 
@@ -180,7 +183,7 @@ class Stream:
         self._ended = False
         self._connection = replication_connection(url, purpose)
         try:
-            _check(self._connection, slot, start=start, publication=publication)
+            _check_publication(self._connection, publication)
             origin_filter = origin_none and self._connection.info.server_version >= _SERVER_16
             self._start(_start_command(slot, start, publication, streaming=streaming, origin_none=origin_filter))
         except psycopg.Error as error:
@@ -250,22 +253,26 @@ class Stream:
     def close(self) -> None:
         """Tell the server a last time what is acknowledged, and let the slot go. May be called twice."""
         if not self._ended and not self._connection.closed:
-            with contextlib.suppress(psycopg.Error, TemporaryError):
+            self._ended = True
+            with contextlib.suppress(psycopg.Error):
                 self._send_status()
-        self._ended = True
+                self._leave()
         self._connection.close()
 
     def _start(self, command: sql.Composed) -> None:
+        """Start as soon as the slot is free: only then does its position stand still and can be compared."""
         deadline = time.monotonic() + RELEASE_WAIT_S
-        while True:
-            try:
-                self._connection.execute(command)
-            except errors.ObjectInUse:
-                if time.monotonic() >= deadline:
-                    raise slot_held(self._connection, self._slot) from None
-                time.sleep(RELEASE_POLL_S)
-            else:
-                return
+        while _in_use(self._connection, self._slot, start=self._acknowledged) or not self._started(command):
+            if time.monotonic() >= deadline:
+                raise slot_held(self._connection, self._slot)
+            time.sleep(RELEASE_POLL_S)
+
+    def _started(self, command: sql.Composed) -> bool:
+        try:
+            self._connection.execute(command)
+        except errors.ObjectInUse:
+            return False
+        return True
 
     def _receive(self, max_bytes: int) -> list[tuple[int, bytes]]:
         """Take what libpq has or finds on the socket, without waiting."""
@@ -311,6 +318,20 @@ class Stream:
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             return errors.error_from_result(result, encoding="utf-8")
         return errors.AdminShutdown("the server ended the stream, as it does when it shuts down")
+
+    def _leave(self) -> None:
+        """End the stream and pass over what is still on its way.
+
+        A socket that is closed with unread data resets the connection, and the server would lose the last status.
+        """
+        deadline = time.monotonic() + LEAVE_WAIT_S
+        self._pgconn.put_copy_end()
+        self._pgconn.flush()
+        count = 0
+        while count >= 0 and (left_s := deadline - time.monotonic()) > 0:
+            count, _data = self._pgconn.get_copy_data(1)
+            if count == 0 and self._wait(select.POLLIN, left_s):
+                self._pgconn.consume_input()
 
     def _due_in_s(self) -> float:
         interval_s = PROGRESS_INTERVAL_S if self._acknowledged > self._told else STATUS_INTERVAL_S
@@ -359,13 +380,17 @@ class Stream:
         return ShardmigError(message, hint="look into the server's log, remove the cause, then run again")
 
 
-def _check(connection: Connection, slot: str, *, start: LSN, publication: str) -> None:
-    """Refuse what the server would accept and then not do."""
+def _check_publication(connection: Connection, publication: str) -> None:
+    """Refuse a missing publication, about which 18 would never complain."""
     if publication_tables(connection, publication) is None:
         raise RefusedError(
             f"publication {publication} does not exist",
             hint="made again, it would miss what happened in between: shardmig abort, then begin again",
         )
+
+
+def _in_use(connection: Connection, slot: str, *, start: LSN) -> bool:
+    """Return whether somebody reads from the slot; refuse one that cannot serve, or not from this start."""
     state = slot_state(connection, slot)
     if state is None:
         raise RefusedError(
@@ -383,12 +408,15 @@ def _check(connection: Connection, slot: str, *, start: LSN, publication: str) -
             f"replication slot {slot} is lost: the server removed WAL that it needed",
             hint="raise max_slot_wal_keep_size, then shardmig abort, and begin again",
         )
+    if state.active:
+        return True
     confirmed = state.confirmed_flush_lsn
     if confirmed is not None and start < confirmed:
         raise RefusedError(
             f"replication slot {slot} is acknowledged up to {confirmed}, and a shard stands at {start} only",
             hint="the changes between are gone from the stream (was a shard restored from a backup?): copy again",
         )
+    return False
 
 
 def _start_command(slot: str, start: LSN, publication: str, *, streaming: bool, origin_none: bool) -> sql.Composed:

@@ -25,7 +25,7 @@ _PASSING = (
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same work may succeed later without anybody changing anything but the server's state."""
-    if isinstance(error, _PASSING | TemporaryError):
+    if isinstance(error, (*_PASSING, TemporaryError)):
         return True
     lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
     return lost or (isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("08"))
