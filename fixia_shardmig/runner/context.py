@@ -1,0 +1,147 @@
+"""What every command begins with: the mapping, the source's catalog, the journal, and that they belong together."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.journal.records import Migration
+from fixia_shardmig.mapping.check import check_mapping
+from fixia_shardmig.mapping.load import read_mapping
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import DriftError, RefusedError, StoppedError
+from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.sessions import Connection, describe, scalar, session
+
+SPOOL_VARIABLE = "SHARDMIG_SPOOL"
+
+Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Context:
+    """One command's view of a migration.
+
+    Attributes:
+        say: Takes a line of progress for people.
+        stop: Set by a signal: finish what is in flight, save, and end.
+    """
+
+    shard_map: ShardMap
+    catalog: Catalog
+    say: Say = _silent
+    stop: Event = field(default_factory=Event)
+
+    @property
+    def journal_url(self) -> str:
+        """Return the URL of the shard that keeps the journal; a secret."""
+        return self.shard_map.shards[self.shard_map.journal_shard].url
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """Open a session on the journal."""
+        with Journal(self.journal_url, self.shard_map.name) as journal:
+            yield journal
+
+    def refuse_if_stopped(self, doing: str, next_command: str) -> None:
+        """Raise StoppedError if a signal asked us to end."""
+        if self.stop.is_set():
+            raise StoppedError(f"stopped while {doing}; everything done so far is saved", hint=next_command)
+
+
+def load(
+    mapping: Path | str, *, say: Say = _silent, stop: Event | None = None, as_planned: bool = False
+) -> Context:
+    """Read the mapping, connect to the source and hold the one against the other.
+
+    Args:
+        mapping: The mapping file.
+        say: Where progress goes.
+        stop: The signal to end.
+        as_planned: Leave out tables that the mapping does not know, for phases that go by the journal's plan.
+
+    Raises:
+        MappingError: The file has mistakes, all of which are named.
+        RefusedError: The source refuses us.
+        TemporaryError: It cannot be reached now.
+    """
+    del as_planned
+    mapping_file = read_mapping(mapping)
+    with session(mapping_file.source.url, "catalog") as source:
+        catalog = read_catalog(source)
+    return Context(check_mapping(mapping_file, catalog), catalog, say, stop or Event())
+
+
+def publication_name(shard_map: ShardMap) -> str:
+    """Return the name of our publication, which is the slot's too."""
+    return f"shardmig_{shard_map.name}"
+
+
+def timeline(connection: Connection) -> int:
+    """Return the source's timeline; a failover raises it."""
+    return int(scalar(connection, "SELECT timeline_id FROM pg_control_checkpoint()"))
+
+
+def new_migration(context: Context, source: Connection) -> dict[str, object]:
+    """Return what identifies the source of a migration."""
+    return {
+        "source_system": context.catalog.system_identifier,
+        "source_database": context.catalog.database,
+        "source_timeline": timeline(source),
+    }
+
+
+def refuse_other_plan(context: Context, migration: Migration, journal: Journal) -> None:
+    """Refuse when mapping, source or definitions are not those that were planned.
+
+    A mapping may gain an `otherwise`; a definition may change if the shards were changed alike, which `accept_drift`
+    in the tail's run finds out. Everything else is another migration.
+    """
+    where = describe(context.shard_map.source.url)
+    if (migration.source_system, migration.source_database) != (
+        context.catalog.system_identifier,
+        context.catalog.database,
+    ):
+        raise RefusedError(
+            f"{where} is not the database this migration began with",
+            hint="correct source.url in the mapping; after a failover to a copy without the slot: shardmig abort",
+        )
+    if migration.shard_names != context.shard_map.shard_names:
+        raise DriftError(
+            f"the mapping's shards are {', '.join(context.shard_map.shard_names)}, the migration's are"
+            f" {', '.join(migration.shard_names)}",
+            hint="restore the mapping, or: shardmig abort, and begin again",
+        )
+    fingerprint = context.shard_map.fingerprint()
+    if migration.mapping_fingerprint != fingerprint:
+        if not journal_allows_mapping_change(migration):
+            raise DriftError(
+                "the mapping's rules have changed since the plan",
+                hint="restore the mapping (events tell its fingerprint), or: shardmig abort, and begin again",
+            )
+        journal.note(mapping_fingerprint=fingerprint)
+        journal.event("mapping_changed", before=migration.mapping_fingerprint, now=fingerprint)
+
+
+def journal_allows_mapping_change(migration: Migration) -> bool:
+    """Whether the tail stopped for a row without a home, so that a home may be added to the mapping."""
+    return bool(migration.evidence.get("unroutable"))
+
+
+def spool_directory(shard_map: ShardMap) -> Path:
+    """Return a directory of ours for large transactions: `$SHARDMIG_SPOOL`, or below the system's temporary one."""
+    base = os.environ.get(SPOOL_VARIABLE) or tempfile.gettempdir()
+    path = Path(base) / f"shardmig-{shard_map.name}-{os.getuid()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,317 @@
+"""The story of a copy: tables, publication, slot and snapshot, chunks, keys, positions.
+
+Every step finds out whether it was done before, so a copy that was killed anywhere goes on with `--resume`. A snapshot
+does not outlive its process: what is left is copied under a new one, the next epoch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from psycopg import sql
+
+from fixia_shardmig.copy.chunks import CHUNK_BYTES, plan_chunks
+from fixia_shardmig.copy.copier import CopyTotals, copy_chunks, local_executor
+from fixia_shardmig.copy.statements import chunk_task
+from fixia_shardmig.copy.worker import ChunkTask
+from fixia_shardmig.journal.journal import Journal, prepare_shard, set_position
+from fixia_shardmig.journal.records import Chunk, Migration, SnapshotEpoch
+from fixia_shardmig.model.errors import RefusedError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.postgres.publications import create_publication, publication_tables
+from fixia_shardmig.postgres.replication import replication_connection
+from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
+from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot, slot_state
+from fixia_shardmig.runner.context import Context, new_migration, publication_name, refuse_other_plan
+from fixia_shardmig.runner.progress import Progress
+from fixia_shardmig.schema.apply import apply_pre_data, run_stage
+from fixia_shardmig.schema.build import build_all
+
+MAX_SNAPSHOT_AGE_S = 7200.0
+BLOCKERS_AFTER_S = 2.0
+RESUME = "shardmig copy --resume"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOptions:
+    """How to copy."""
+
+    resume: bool = False
+    jobs: int = 2
+    chunk_bytes: int = CHUNK_BYTES
+    max_snapshot_age_s: float = MAX_SNAPSHOT_AGE_S
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """What the whole copy holds, over all its runs; `seconds` is this run's."""
+
+    rows: int
+    bytes: int
+    chunks: int
+    epochs: int
+    seconds: float
+    snapshot_lsn: LSN | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contract's `copy` part."""
+        return {
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "chunks": self.chunks,
+            "epochs": self.epochs,
+            "seconds": round(self.seconds, 3),
+            "snapshot_lsn": str(self.snapshot_lsn) if self.snapshot_lsn else None,
+        }
+
+
+def prepare_schema(context: Context, journal: Journal) -> Migration:
+    """Begin the migration in the journal and make the tables on every shard; does nothing where that is done."""
+    migration = journal.find()
+    if migration is None:
+        migration = _begin(context, journal)
+    refuse_other_plan(context, migration, journal)
+    if migration.phase is not Phase.PLANNED:
+        return migration
+    schemas = build_all(context.shard_map.source.url, context.shard_map, context.catalog)
+    for name, endpoint in context.shard_map.shards.items():
+        with session(endpoint.url, "schema") as connection:
+            made = apply_pre_data(connection, schemas[name])
+        with session(endpoint.url, "schema") as connection:
+            prepare_shard(connection)
+        if made:
+            context.say(f"{name}: tables made; {len(schemas[name].dropped)} foreign keys end at the split")
+    return migration
+
+
+def _begin(context: Context, journal: Journal) -> Migration:
+    shard_map = context.shard_map
+    with session(shard_map.source.url, "begin") as source:
+        identity = new_migration(context, source)
+    name = publication_name(shard_map)
+    journal.create(
+        Migration(
+            name=shard_map.name,
+            created_at=None,  # type: ignore[arg-type]  the server's clock says
+            phase=Phase.PLANNED,
+            routing_epoch=0,
+            mapping_fingerprint=shard_map.fingerprint(),
+            catalog_fingerprint=context.catalog.fingerprint(shard_map.moved()),
+            shard_names=shard_map.shard_names,
+            slot=name,
+            publication=name,
+            slot_lsn=None,
+            consistent_lsn=None,
+            schema_stage="",
+            evidence={},
+            **identity,  # type: ignore[arg-type]
+        )
+    )
+    return journal.get()
+
+
+def copy(context: Context, options: CopyOptions) -> CopyResult:
+    """Copy everything and leave every shard ready for the tail.
+
+    Raises:
+        RefusedError: It has begun before and `resume` is not set, or something does not belong together.
+        HeldError: Another run works on this migration.
+        StoppedError: A signal; run again with `resume`.
+    """
+    began = time.monotonic()
+    with context.journal() as journal, journal.holding("driver"):
+        found = journal.find()
+        if found is not None and not options.resume:
+            raise RefusedError(
+                f"migration {context.shard_map.name!r} was begun at {found.created_at:%Y-%m-%d %H:%M} and is in phase"
+                f" {found.phase.value}",
+                hint=f"{RESUME}, or shardmig abort to begin again",
+            )
+        migration = prepare_schema(context, journal)
+        if migration.phase in {Phase.PLANNED, Phase.COPYING}:
+            _copy_all(context, options, journal, migration)
+            _make_ready(context, options, journal)
+        return _result(journal, time.monotonic() - began)
+
+
+def _result(journal: Journal, seconds: float) -> CopyResult:
+    chunks = journal.chunks()
+    return CopyResult(
+        rows=sum(chunk.rows or 0 for chunk in chunks),
+        bytes=sum(chunk.bytes or 0 for chunk in chunks),
+        chunks=len(chunks),
+        epochs=len(journal.epochs()),
+        seconds=seconds,
+        snapshot_lsn=journal.get().slot_lsn,
+    )
+
+
+def _copy_all(context: Context, options: CopyOptions, journal: Journal, migration: Migration) -> None:
+    executor = local_executor(options.jobs)
+    try:
+        if migration.slot_lsn is None:
+            with _first_snapshot(context, options, journal, migration) as (epoch, snapshot):
+                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor)
+        while any(chunk.done_epoch is None for chunk in journal.chunks()):
+            context.refuse_if_stopped("copying", RESUME)
+            _check_slot(context, migration)
+            with _later_snapshot(context, options, journal) as (epoch, snapshot):
+                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _first_snapshot(
+    context: Context, options: CopyOptions, journal: Journal, migration: Migration
+) -> Iterator[tuple[SnapshotEpoch, str]]:
+    """Make publication and slot, in this order (pitfall 15), list the chunks, and hold the slot's snapshot.
+
+    The connection that made the slot stays silent: its next command would end the snapshot (pitfall 41).
+    """
+    url, shard_map = context.shard_map.source.url, context.shard_map
+    with session(url, "prepare") as source:
+        drop_slot(source, migration.slot)
+        if publication_tables(source, migration.publication) is None:
+            create_publication(source, migration.publication, sorted(shard_map.moved()))
+    with replication_connection(url, f"slot {migration.slot}") as walsender:
+        with _naming_blockers(context):
+            made = create_slot(walsender, migration.slot)
+        with session(url, "snapshot") as reader, reader.transaction():
+            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(made.snapshot_name)))
+            snapshot_text = scalar(reader, "SELECT pg_current_snapshot()::text")
+            with journal.connection.transaction():
+                journal.plan_chunks(plan_chunks(shard_map, context.catalog, chunk_bytes=options.chunk_bytes))
+                journal.note(slot_lsn=made.lsn)
+                epoch = journal.open_epoch(snapshot_text, made.lsn)
+                journal.advance(Phase.PLANNED, Phase.COPYING, {"slot_lsn": str(made.lsn)})
+            yield epoch, made.snapshot_name
+
+
+@contextmanager
+def _naming_blockers(context: Context) -> Iterator[None]:
+    """While a slot waits for older transactions to end, say which they are (pitfall 40)."""
+    done = Event()
+
+    def watch() -> None:
+        with session(context.shard_map.source.url, "slot watch") as connection:
+            while not done.wait(BLOCKERS_AFTER_S):
+                for blocker in blocking_transactions(connection):
+                    context.say(f"the slot waits for an open transaction: {blocker}")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+@contextmanager
+def _later_snapshot(
+    context: Context, options: CopyOptions, journal: Journal
+) -> Iterator[tuple[SnapshotEpoch, str]]:
+    """Open the next epoch: keys first, so that rows can be told apart, then a snapshot held by a session of its own."""
+    _keys_for_open_chunks(context, options, journal)
+    with session(context.shard_map.source.url, "snapshot") as holder, holder.transaction():
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        row = holder.execute("SELECT pg_current_snapshot()::text, pg_export_snapshot()").fetchone()
+        if row is None:
+            raise RefusedError("the source gave no snapshot", hint=RESUME)
+        with session(context.shard_map.source.url, "snapshot LSN") as other:
+            lsn = insert_lsn(other)
+        context.say("the copy goes on under a new snapshot; the tail will make the rows of all snapshots one")
+        yield journal.open_epoch(row[0], lsn), row[1]
+
+
+def _keys_for_open_chunks(context: Context, options: CopyOptions, journal: Journal) -> None:
+    roots = {context.catalog.tables[chunk.table].root for chunk in journal.chunks() if chunk.done_epoch is None}
+    for endpoint in context.shard_map.shards.values():
+        run_stage(endpoint.url, "primary_keys", jobs=options.jobs, only_tables=roots)
+
+
+def _check_slot(context: Context, migration: Migration) -> None:
+    with session(context.shard_map.source.url, "slot") as source:
+        state = slot_state(source, migration.slot)
+    if state is None or state.wal_status == "lost":
+        raise RefusedError(
+            f"replication slot {migration.slot} is {'lost' if state else 'gone'}: changes since the copy began are gone",
+            hint="shardmig abort --drop-targets, then begin again",
+        )
+
+
+def _copy_epoch(
+    context: Context,
+    options: CopyOptions,
+    journal: Journal,
+    *,
+    epoch: SnapshotEpoch,
+    snapshot: str,
+    executor: Executor,
+) -> CopyTotals:
+    """Copy what is open under one snapshot, until it is done, too old, or a signal comes."""
+    chunks = journal.chunks()
+    open_chunks = [chunk for chunk in chunks if chunk.done_epoch is None]
+    progress = Progress(
+        context.say, "copy", total_bytes=sum(c.size_bytes for c in chunks), base=sum(c.bytes or 0 for c in chunks)
+    )
+    too_old = time.monotonic() + options.max_snapshot_age_s
+    with session(context.shard_map.source.url, "quoting") as quoting:
+        tasks = _tasks(context, open_chunks, epoch, snapshot=snapshot, quoting=quoting, too_old=too_old)
+        totals = copy_chunks(
+            tasks,
+            executor=executor,
+            jobs=options.jobs,
+            journal=journal,
+            stop=context.stop,
+            on_done=lambda now: progress.tell(now.rows, now.bytes, f"{now.chunks}/{len(open_chunks)} chunks"),
+        )
+    context.refuse_if_stopped("copying", RESUME)
+    return totals
+
+
+def _tasks(
+    context: Context, chunks: list[Chunk], epoch: SnapshotEpoch, *, snapshot: str, quoting: Connection, too_old: float
+) -> Iterator[ChunkTask]:
+    for chunk in chunks:
+        if time.monotonic() > too_old:
+            return
+        yield chunk_task(
+            chunk, epoch, shard_map=context.shard_map, catalog=context.catalog, snapshot=snapshot, quoting=quoting
+        )
+
+
+def _make_ready(context: Context, options: CopyOptions, journal: Journal) -> None:
+    """Build the keys, gather statistics, and set every shard's position to the slot's start."""
+    migration = journal.get()
+    if migration.slot_lsn is None:
+        raise RefusedError("the copy has no slot", hint=RESUME)
+    context.say("building primary keys")
+    with ThreadPoolExecutor(len(context.shard_map.shards)) as pool:
+        for future in [
+            pool.submit(_finish_shard, endpoint.url, options.jobs, migration.slot_lsn)
+            for endpoint in context.shard_map.shards.values()
+        ]:
+            future.result()
+    journal.advance(Phase.COPYING, Phase.TAILING, {"copied_epochs": len(journal.epochs())})
+
+
+def _finish_shard(url: str, jobs: int, start: LSN) -> None:
+    run_stage(url, "primary_keys", jobs=jobs)
+    connection = connect(url, "analyze")
+    try:
+        connection.execute("ANALYZE")
+        with connection.transaction():
+            set_position(connection, start)
+    finally:
+        connection.close()
