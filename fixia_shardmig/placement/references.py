@@ -13,6 +13,7 @@ from fixia_shardmig.mapping.shard_map import (
     OnShard,
     Path,
     Reference,
+    Rule,
     ShardMap,
     Skip,
     SplitByColumn,
@@ -68,17 +69,10 @@ def possible_homes(shard_map: ShardMap, table: TableName) -> frozenset[str]:
 
 def _decide(key: ForeignKey, shard_map: ShardMap, catalog: Catalog) -> tuple[bool, str]:
     child, parent = catalog.tables[key.table].root, catalog.tables[key.references].root
-    match shard_map.tables[child], shard_map.tables[parent]:
-        case (Skip(), _):
-            return False, f"{child} is not moved"
-        case (_, Skip()):
-            return False, f"{parent} is not moved"
-        case (_, Reference()):
-            return True, f"{parent} is on every shard"
-        case (Reference(), _):
-            return False, f"{child} is on every shard, the rows of {parent} are not"
-        case (child_rule, parent_rule):
-            homes = possible_homes(shard_map, child) | possible_homes(shard_map, parent)
+    child_rule, parent_rule = shard_map.tables[child], shard_map.tables[parent]
+    homes = possible_homes(shard_map, child) | possible_homes(shard_map, parent)
+    if isinstance(child_rule, Skip | Reference) or isinstance(parent_rule, Skip | Reference):
+        return _decide_whole_tables(child, child_rule, parent, parent_rule)
     if len(homes) == 1:
         return True, f"both tables live on {next(iter(homes))} only"
     if isinstance(child_rule, Follows):
@@ -86,6 +80,16 @@ def _decide(key: ForeignKey, shard_map: ShardMap, catalog: Catalog) -> tuple[boo
     if isinstance(child_rule, SplitByColumn) and isinstance(parent_rule, SplitByColumn):
         return _decide_split(key, child_rule, parent_rule, catalog)
     return False, f"a row of {child} and the row of {parent} that it references can have different homes"
+
+
+def _decide_whole_tables(child: TableName, child_rule: Rule, parent: TableName, parent_rule: Rule) -> tuple[bool, str]:
+    """Decide where one end is a table that is everywhere or nowhere."""
+    for table, rule in ((child, child_rule), (parent, parent_rule)):
+        if isinstance(rule, Skip):
+            return False, f"{table} is not moved"
+    if isinstance(parent_rule, Reference):
+        return True, f"{parent} is on every shard"
+    return False, f"{child} is on every shard, the rows of {parent} are not"
 
 
 def _decide_follower(key: ForeignKey, rule: Follows, parent: TableName, catalog: Catalog) -> tuple[bool, str]:
