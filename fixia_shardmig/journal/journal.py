@@ -266,7 +266,7 @@ class Journal:
         """Commit what was decided for a batch before the first shard commits it."""
         self.connection.execute(
             "INSERT INTO shardmig.batch_record (start_lsn, end_lsn, decisions) VALUES (%s, %s, %s)"
-            " ON CONFLICT (only) DO UPDATE SET start_lsn = excluded.start_lsn, end_lsn = excluded.end_lsn,"
+            " ON CONFLICT (single) DO UPDATE SET start_lsn = excluded.start_lsn, end_lsn = excluded.end_lsn,"
             " decisions = excluded.decisions",
             (str(start), str(end), decisions),
         )
@@ -282,7 +282,7 @@ class Journal:
         """Publish the tail's figures for status and for gates."""
         self.connection.execute(
             "INSERT INTO shardmig.tail_state VALUES (true, clock_timestamp(), %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (only) DO UPDATE SET updated_at = excluded.updated_at, applied_lsn = excluded.applied_lsn,"
+            " ON CONFLICT (single) DO UPDATE SET updated_at = excluded.updated_at, applied_lsn = excluded.applied_lsn,"
             " source_lsn = excluded.source_lsn, applied_commit_time = excluded.applied_commit_time,"
             " transactions = excluded.transactions, changes = excluded.changes, moved_rows = excluded.moved_rows,"
             " conflicts = excluded.conflicts, changes_per_s = excluded.changes_per_s, stopped_by = excluded.stopped_by",

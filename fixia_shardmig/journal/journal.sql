@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS shardmig.chunk (
     bytes bigint
 );
 CREATE TABLE IF NOT EXISTS shardmig.batch_record (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     start_lsn pg_lsn NOT NULL,
     end_lsn pg_lsn NOT NULL,
     decisions bytea NOT NULL
@@ -75,14 +75,14 @@ CREATE TABLE IF NOT EXISTS shardmig.barrier (
     released_at timestamptz
 );
 CREATE TABLE IF NOT EXISTS shardmig.control (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     paused boolean NOT NULL DEFAULT false,
     rate_bytes_per_s bigint,
     jobs int
 );
 INSERT INTO shardmig.control DEFAULT VALUES ON CONFLICT DO NOTHING;
 CREATE TABLE IF NOT EXISTS shardmig.tail_state (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     updated_at timestamptz NOT NULL,
     applied_lsn pg_lsn NOT NULL,
     source_lsn pg_lsn NOT NULL,
