@@ -1,4 +1,4 @@
-"""What a rule is checked against: the source's tables and columns, and the file's shards; near names for unknown ones."""
+"""What a rule is checked against: the source's tables and columns, the file's shards. Unknown names get a hint."""
 
 from __future__ import annotations
 

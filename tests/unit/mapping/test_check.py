@@ -81,7 +81,7 @@ REST = {
 
 
 def tables(*lines: str, without: str = "") -> str:
-    """Return a `tables:` part: the given lines, and the usual rule for every table that they and `without` do not name."""
+    """Return a `tables:` part: the given lines, and the usual rule for every other table but `without`."""
     given = {line.replace("^", "").partition(":")[0].strip('"') for line in lines} | set(without.split())
     usual = [line for name, line in REST.items() if name not in given]
     return "tables:\n" + "".join(f"  {line}\n" for line in (*lines, *usual))
@@ -191,8 +191,8 @@ MISTAKES = {
         "write roles: {reference: true}",
     ),
     "a split by a referenced value that is not there": (
-        tables("users: {split_by: {column: note, references: roles, to: name, value: ^nam}, homes: {a: pros}}"),
-        "unknown column 'nam' in roles",
+        tables("users: {split_by: {column: note, references: roles, to: name, value: ^nme}, homes: {a: pros}}"),
+        "unknown column 'nme' in roles",
         "did you mean name?",
     ),
     "a split by a column that is not unique": (
@@ -374,14 +374,14 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("text", "message", "hint"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_of_meaning_is_named_at_its_place(tmp_path: Path, text: str, message: str, hint: str) -> None:
-    """Pitfall 9: every mistake gives one problem with exactly this line, column, message and hint; nothing is guessed."""
+    """Pitfall 9: every mistake gives one problem with exactly this place, message and hint; nothing is guessed."""
     line, column = place_of_mark(text)
     expected = Problem(str(tmp_path / "shop.yaml"), line, column, message, hint)
     assert (expected,) == check_problems(tmp_path, text, shop())
 
 
 def test_every_mistake_of_meaning_is_reported_at_once(tmp_path: Path) -> None:
-    """Mistakes in several tables, a table without a rule and a shard in the source come together, in the file's order."""
+    """Mistakes in several tables, a table without a rule and a shard in the source come in one go, in order."""
     text = """\
         version: 1
         name: shop
@@ -404,8 +404,10 @@ def test_every_mistake_of_meaning_is_reported_at_once(tmp_path: Path) -> None:
         "8:21: unknown column 'kinds' in users; hint: did you mean kind?",
         "8:41: unknown shard 'prs'; hint: did you mean pros?",
         "10:21: unknown column 'user' in offers; hint: did you mean user_id?",
-        "11:19: owner of logs has no foreign key, so what it points to has to be said; "
-        "hint: write {columns: [owner], references: TABLE, to: [COLUMN]}",
+        (
+            "11:19: owner of logs has no foreign key, so what it points to has to be said; "
+            "hint: write {columns: [owner], references: TABLE, to: [COLUMN]}"
+        ),
         "13:23: unknown shard 'shard'; hint: did you mean shared?",
     ]
     problems = check_problems(tmp_path, text, shop())
@@ -611,7 +613,7 @@ def test_a_table_may_follow_itself_beside_another_column(tmp_path: Path) -> None
 
 
 def test_texts_of_any_length_and_declared_integers_of_any_width_agree(tmp_path: Path) -> None:
-    """varchar and citext follow text, and a declared int8 follows an int4: equal keys read the same."""
+    """A varchar and a citext follow text, and a declared int8 follows an int4: equal keys read the same."""
     source = catalog(
         table("users", "id citext!", "no int4!", "kind text!", indexes=[index("no")]),
         table("a", "id text!", "user_id varchar!"),

@@ -14,13 +14,13 @@ from tests.unit.mapping.mistakes import HEAD, SECRET, load_problems, place_of_ma
 MISTAKES = {
     "an unknown key": ("tables:\n  users: {^shrad: pros, skip: x}", "unknown key 'shrad'", "did you mean shard?"),
     "an unknown key at the top": (
-        HEAD + "^tabels: {}\ntables: {}",
-        "unknown key 'tabels'",
+        HEAD + "^tablez: {}\ntables: {}",
+        "unknown key 'tablez'",
         "did you mean tables?",
     ),
     "an unknown key of a long form": (
-        "tables:\n  a: {follows: {columns: [x], ^refrences: b}}",
-        "unknown key 'refrences'",
+        "tables:\n  a: {follows: {columns: [x], ^referencez: b}}",
+        "unknown key 'referencez'",
         "did you mean references?",
     ),
     "an unknown key in a list": (
@@ -29,8 +29,8 @@ MISTAKES = {
         "did you mean to?",
     ),
     "an unknown key of a split": (
-        "tables:\n  a: {homes: {x: pros}, split_by: {sql: x, ^vlaue: y}}",
-        "unknown key 'vlaue'",
+        "tables:\n  a: {homes: {x: pros}, split_by: {sql: x, ^vallue: y}}",
+        "unknown key 'vallue'",
         "known here: sql",
     ),
     "a repeated key": (
@@ -198,7 +198,8 @@ MISTAKES = {
     ),
     "an alias for no shard": (
         HEAD
-        + "pgbouncer: {admin_url: 'postgres://h/p', databases_file: f, aliases: {pros: a, shared: b, ^pro: c}}\ntables: {}",
+        + "pgbouncer: {admin_url: 'postgres://h/p', databases_file: f, aliases: {pros: a, shared: b, ^pro: c}}\n"
+        + "tables: {}",
         "alias for an unknown shard 'pro'",
         "did you mean pros?",
     ),
@@ -264,10 +265,10 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     """A file with mistakes of several kinds is refused once, with all of them in the file's order."""
     text = """\
         version: 1
-        nam: shop
+        nme: shop
         source: {url: "${NOWHERE}"}
         shards:
-          pros: {url: "postgresql://h/pros", jornal: true}
+          pros: {url: "postgresql://h/pros", journall: true}
           shared: {url: "postgresql://h/shared"}
         tables:
           users: {shard: pros, skip: why}
@@ -276,10 +277,10 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "shop.yaml"
     lines = [
         "1:1: 'name' is missing; hint: add name: and a name of a-z, 0-9 and _",
-        "2:1: unknown key 'nam'; hint: did you mean name?",
+        "2:1: unknown key 'nme'; hint: did you mean name?",
         "3:15: the environment has no NOWHERE; hint: export NOWHERE=..., or write ${NOWHERE:-default}",
         "4:1: no shard keeps the journal; hint: write journal: true at one of them, for example at shared",
-        "5:38: unknown key 'jornal'; hint: did you mean journal?",
+        "5:38: unknown key 'journall'; hint: did you mean journal?",
         "8:24: users has two rules, shard and skip; hint: keep one of them",
         "9:3: 'users' stands twice, first in line 8; hint: keep one of them",
     ]
@@ -378,7 +379,7 @@ def test_an_alias_stands_for_its_value(tmp_path: Path) -> None:
     ],
 )
 def test_aliases_without_end_are_refused(tmp_path: Path, text: str) -> None:
-    """An alias inside its own anchor, and aliases of aliases of aliases, end in an error and not in the memory's end."""
+    """An alias inside its own anchor, and aliases of aliases, end in an error and not in a full memory."""
     assert any("nested too deeply or too large" in problem.message for problem in load_problems(tmp_path, text))
 
 
