@@ -29,8 +29,8 @@ MISTAKES = {
         "did you mean to?",
     ),
     "an unknown key of a split": (
-        "tables:\n  a: {homes: {x: pros}, split_by: {sql: x, ^vallue: y}}",
-        "unknown key 'vallue'",
+        "tables:\n  a: {homes: {x: pros}, split_by: {sql: x, ^valoo: y}}",
+        "unknown key 'valoo'",
         "known here: sql",
     ),
     "a repeated key": (
