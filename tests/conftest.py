@@ -1,3 +1,3 @@
 """Fixtures for every test: they live in tests/fixtures, one file a topic."""
 
-pytest_plugins = ("tests.fixtures.fix_clusters", "tests.fixtures.fix_market")
+pytest_plugins = ("tests.fixtures.fix_clusters", "tests.fixtures.fix_market", "tests.fixtures.fix_replication")

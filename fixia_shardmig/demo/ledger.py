@@ -14,13 +14,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 
+Kind = Literal["insert", "update", "delete"]
+
+
 @dataclass(frozen=True, slots=True)
 class Touch:
     """One row that a transaction wrote. Rows that a cascade wrote are not listed."""
 
     table: str
     key: str
-    kind: Literal["insert", "update", "delete"]
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)

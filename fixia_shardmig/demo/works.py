@@ -9,17 +9,15 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, LiteralString
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import DictRow
 
-from fixia_shardmig.demo.ledger import Touch
+from fixia_shardmig.demo.ledger import Kind, Touch
 from fixia_shardmig.demo.market_people import Row
 from fixia_shardmig.demo.odd_values import Values
-
-Kind = Literal["insert", "update", "delete"]
 
 EVERYONE = ("client", "professional", "dual", "admin")
 CLIENTS = ("client", "dual")
@@ -104,6 +102,12 @@ class Turn:
         for row in keys:
             self._wrote(table, str(row["id"]), kind)
         return len(keys)
+
+    def upsert(self, table: str, statement: LiteralString, *arguments: object) -> None:
+        """Run an INSERT … ON CONFLICT on a table (`{}`) that returns `id` and `inserted`, and note which it was."""
+        cursor = self.connection.execute(sql.SQL(statement).format(sql.Identifier(table)), arguments)
+        for row in cursor.fetchall():
+            self._wrote(table, str(row["id"]), "insert" if row["inserted"] else "update")
 
     def _wrote(self, table: str, key: str, kind: Kind) -> str:
         self.touches.append(Touch(table, key, kind))
@@ -298,14 +302,11 @@ def view_service(turn: Turn) -> None:
     turn.change("update", "services", "update {} set view_count = view_count + 1 where id = %s returning id", service)
     turn.insert("service_views", {"service_id": service, "viewer_id": viewer, "user_agent": v.text()})
     if v.chance(0.2):
-        turn.change(
-            "insert",
+        turn.upsert(
             "favorites",
-            "insert into {} (id, user_id, service_id) values (%s, %s, %s) "
-            "on conflict (user_id, service_id) do update set created_at = excluded.created_at returning id",
-            v.key(),
-            viewer,
-            service,
+            "insert into {} (id, user_id, service_id) values (%s, %s, %s) on conflict (user_id, service_id) "
+            "do update set created_at = excluded.created_at returning id, xmax = 0 as inserted",
+            *(v.key(), viewer, service),
         )
 
 
