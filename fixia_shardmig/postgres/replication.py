@@ -40,6 +40,10 @@ STATUS_INTERVAL_S: Final = 10.0
 PROGRESS_INTERVAL_S: Final = 1.0
 """At most this often a moved position is told unasked: a status costs a system call, a slot wants to move on."""
 
+GATHER_S: Final = 0.001
+"""How long `read` lets frames gather that come one by one. Without it a fast reader wakes for every second row of a
+busy stream: up to five times the CPU, which the appliers want."""
+
 LEAVE_WAIT_S: Final = 2.0
 """How long a stream that is closed waits for the server to agree. A walsender busy with a large transaction may not."""
 
@@ -275,13 +279,13 @@ class Stream:
         return True
 
     def _receive(self, max_bytes: int) -> list[tuple[int, bytes]]:
-        """Take what libpq has or finds on the socket, without waiting."""
+        """Take what libpq has or finds on the socket; waits for no first frame, but a moment for more of them."""
         if self._ended:
             raise TemporaryError(f"the stream of slot {self._slot} has ended", hint="run the same command again")
         get: Callable[[int], tuple[int, memoryview]] = self._pgconn.get_copy_data
         frames: list[tuple[int, bytes]] = []
         position = size = 0
-        looked = False
+        looked = gathered = False
         while size < max_bytes:
             count, data = get(1)
             if count > 0:
@@ -295,11 +299,15 @@ class Stream:
                     frames.append((position, b""))
             elif count < 0:  # what came before is sent again: nothing of it was acknowledged
                 raise self._end()
-            elif looked:
-                break
-            else:
+            elif not looked:
                 self._pgconn.consume_input()
                 looked = True
+            elif frames and not gathered:
+                time.sleep(GATHER_S)
+                self._pgconn.consume_input()
+                gathered = True
+            else:
+                break
         self._server_lsn = max(self._server_lsn, LSN(position))
         return frames
 
@@ -430,6 +438,6 @@ def _start_command(slot: str, start: LSN, publication: str, *, streaming: bool, 
     if origin_none:
         options.append(("origin", "none"))
     listed = sql.SQL(", ").join(sql.SQL("{} {}").format(sql.SQL(name), sql.Literal(value)) for name, value in options)
-    # Hexadecimal digits and a slash, which the grammar wants bare. mypy takes LiteralString for str.
-    position = sql.SQL(cast("LiteralString", str(start)))  # type: ignore[redundant-cast]
+    # Hexadecimal digits and a slash, which the grammar wants bare.
+    position = sql.SQL(cast("LiteralString", str(start)))
     return sql.SQL("START_REPLICATION SLOT {} LOGICAL {} ({})").format(sql.Identifier(slot), position, listed)

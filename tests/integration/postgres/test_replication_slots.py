@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.model.errors import HeldError, RefusedError
@@ -83,9 +84,7 @@ def test_dropping_a_publication_twice_is_no_error(admin: psycopg.Connection) -> 
     assert publication_tables(admin, "p") is None
 
 
-def test_a_new_slot_begins_exactly_at_its_snapshot(
-    either_url: str, admin: psycopg.Connection, publish: Publish
-) -> None:
+def test_a_new_slot_begins_exactly_at_its_snapshot(either_url: str, admin: psycopg.Connection) -> None:
     """What committed before is in the snapshot, what commits after is in the stream, and nothing is in both."""
     admin.execute("INSERT INTO users VALUES (1)")
     create_publication(admin, "exact", [TableName("public", "users")])
@@ -94,7 +93,7 @@ def test_a_new_slot_begins_exactly_at_its_snapshot(
         admin.execute("INSERT INTO users VALUES (2)")
         with psycopg.connect(either_url) as reader:
             reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            reader.execute(psycopg.sql.SQL("SET TRANSACTION SNAPSHOT {}").format(made.snapshot_name))
+            reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(made.snapshot_name))
             assert [(1,)] == reader.execute("SELECT id FROM users").fetchall()
     name = "exact_" + either_url.rpartition("/")[2]
     state = slot_state(admin, name)
@@ -106,7 +105,7 @@ def test_a_new_slot_begins_exactly_at_its_snapshot(
 def test_the_snapshot_dies_with_the_next_command(either_url: str, walsender: psycopg.Connection) -> None:
     """Pitfall 41: an importer keeps its own, a later one finds nothing."""
     made = create_slot(walsender, "temporary", temporary=True)
-    use = psycopg.sql.SQL("SET TRANSACTION SNAPSHOT {}").format(made.snapshot_name)
+    use = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(made.snapshot_name)
     with psycopg.connect(either_url) as early, psycopg.connect(either_url) as late:
         early.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         early.execute(use)
@@ -179,9 +178,10 @@ def test_timeouts_of_the_role_do_not_reach_slot_and_snapshot(either_url: str, ad
     names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
     if admin.info.server_version >= 170000:
         names.append("transaction_timeout")
-    database = psycopg.sql.Identifier(admin.info.dbname)
+    database = sql.Identifier(admin.info.dbname)
     for name in names:
-        admin.execute(psycopg.sql.SQL("ALTER DATABASE {} SET {} = '300ms'").format(database, psycopg.sql.SQL(name)))  # type: ignore[arg-type]
+        setting = sql.SQL("ALTER DATABASE {} SET {} = '300ms'")
+        admin.execute(setting.format(database, sql.Identifier(name)))
     with contextlib.closing(replication_connection(either_url, "test")) as walsender, ThreadPoolExecutor(1) as pool:
         admin.execute("BEGIN")
         admin.execute("INSERT INTO users VALUES (1)")
@@ -191,7 +191,7 @@ def test_timeouts_of_the_role_do_not_reach_slot_and_snapshot(either_url: str, ad
         made = creating.result(timeout=60)
         time.sleep(0.8)
         admin.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        admin.execute(psycopg.sql.SQL("SET TRANSACTION SNAPSHOT {}").format(made.snapshot_name))
+        admin.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(made.snapshot_name))
         assert (1,) == admin.execute("SELECT count(*) FROM users").fetchone()
         admin.execute("ROLLBACK")
 

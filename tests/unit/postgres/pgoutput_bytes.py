@@ -68,9 +68,7 @@ def truncate(oids: tuple[int, ...], flags: int, *, xid: int | None = None) -> by
     return b"T" + inside(xid) + struct.pack(">IB", len(oids), flags) + struct.pack(f">{len(oids)}I", *oids)
 
 
-def message(
-    prefix: str, content: bytes, *, transactional: bool = False, lsn: int = 0, xid: int | None = None
-) -> bytes:
+def message(prefix: str, content: bytes, *, transactional: bool = False, lsn: int = 0, xid: int | None = None) -> bytes:
     """Write a Message message."""
     head = struct.pack(">BQ", transactional, lsn)
     return b"M" + inside(xid) + head + text(prefix) + struct.pack(">I", len(content)) + content

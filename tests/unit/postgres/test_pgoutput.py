@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from datetime import UTC, datetime
 
@@ -217,20 +218,16 @@ oids = st.integers(0, 2**32 - 1)
 @st.composite
 def relations(draw: st.DrawFn) -> Relation:
     """Draw any relation."""
-    width = draw(st.integers(0, 6))
-
-    def some(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...]]:
-        return st.lists(strategy, min_size=width, max_size=width).map(tuple)
-
+    columns = draw(st.lists(st.tuples(names, st.booleans(), oids, st.integers(-1, 2**31 - 1)), max_size=6))
     return Relation(
         oid=draw(oids),
         schema=draw(names),
         name=draw(names),
         replica_identity=draw(st.sampled_from("difn")),
-        columns=draw(some(names)),  # type: ignore[arg-type]
-        key_flags=draw(some(st.booleans())),  # type: ignore[arg-type]
-        type_oids=draw(some(oids)),  # type: ignore[arg-type]
-        type_modifiers=draw(some(st.integers(-1, 2**31 - 1))),  # type: ignore[arg-type]
+        columns=tuple(name for name, _, _, _ in columns),
+        key_flags=tuple(flag for _, flag, _, _ in columns),
+        type_oids=tuple(oid for _, _, oid, _ in columns),
+        type_modifiers=tuple(modifier for _, _, _, modifier in columns),
     )
 
 
@@ -264,10 +261,8 @@ def test_a_truncated_message_is_always_noticed(new: Row, data: st.DataObject) ->
 @given(st.binary(max_size=60))
 def test_random_bytes_give_a_message_or_our_error(payload: bytes) -> None:
     """Nothing but ShardmigError escapes, whatever comes."""
-    try:
+    with contextlib.suppress(ShardmigError):
         decoder_knowing(USERS).decode(payload)
-    except ShardmigError as error:
-        assert "cannot decode" in error.message
 
 
 def test_the_unchanged_value_has_one_type() -> None:
