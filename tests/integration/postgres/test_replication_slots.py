@@ -239,6 +239,7 @@ def test_a_slots_state_is_read(admin: psycopg.Connection, walsender: psycopg.Con
     assert state.restart_lsn <= made.lsn
     assert (state.retained_wal_bytes or 0) >= 10_000
     assert state.catalog_xmin_age is not None
+    assert state.safe_wal_size is None  # max_slot_wal_keep_size is -1 here: no limit
     assert slot_state(admin, "missing") is None
 
 
