@@ -246,10 +246,11 @@ class Cluster:
         self.stop()
         self.start()
 
-    def create_database(self, name: str) -> str:
-        """Create an empty database and return its URL."""
+    def create_database(self, name: str, *, template: str = "template0") -> str:
+        """Create a database, empty or as a copy of one that nobody is connected to, and return its URL."""
+        query = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+            connection.execute(query)
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
