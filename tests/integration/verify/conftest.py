@@ -1,4 +1,4 @@
-"""A source and three shards as bare databases, filled by SQL that each test writes out: nothing is copied by our code."""
+"""A source and three shards as bare databases, filled by SQL that each test writes out, never by our own copy."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ CREATE TABLE milestones (job text, position text, note text, PRIMARY KEY (job, p
 CREATE TABLE notes (owner text, body text, seen boolean);
 """
 KEYS = {
-    **{table: ("id",) for table in ("kinds", "templates", "users", "services", "projects", "jobs")},
+    **dict.fromkeys(("kinds", "templates", "users", "services", "projects", "jobs"), ("id",)),
     "milestones": ("job", "position"),
     "notes": (),
 }
@@ -99,7 +99,7 @@ class Market:
 
 
 def _columns(table: str) -> list[str]:
-    block = SCHEMA.split(f"CREATE TABLE {table} (")[1].split(");")[0]
+    block = SCHEMA.split(f"CREATE TABLE {table} (")[1].split(");", maxsplit=1)[0]
     return [part.split()[0] for part in block.split(", PRIMARY KEY (")[0].split(", ")]
 
 
@@ -166,7 +166,9 @@ class Corruptor:
 def insert(connection: psycopg.Connection, table: str, row: Row) -> None:
     """Insert one row; each value is read by its column's type."""
     query = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(map(sql.Literal, row.values()))
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, row)),
+        sql.SQL(", ").join(map(sql.Literal, row.values())),
     )
     connection.execute(query)
 

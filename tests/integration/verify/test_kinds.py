@@ -19,9 +19,12 @@ from fixia_shardmig.mapping.shard_map import (
 )
 from fixia_shardmig.model.errors import DriftError, MappingError, RefusedError, StoppedError, UnroutableError
 from fixia_shardmig.model.names import TableName
+from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.sessions import session
 from fixia_shardmig.verify.render import render_text
-from fixia_shardmig.verify.verification import Progress
-from tests.integration.verify.conftest import World
+from fixia_shardmig.verify.snapshots import SnapshotRef
+from fixia_shardmig.verify.verification import Progress, verify
+from tests.integration.verify.conftest import AT, SHARDS, World
 
 HOMES = {"professional": "professionals", "client": "clients"}
 USERS = TableName.parse("users")
@@ -159,12 +162,6 @@ def test_a_column_that_a_shard_lacks_is_refused(users: World) -> None:
 
 def test_a_definition_that_changed_since_the_plan_is_refused(users: World) -> None:
     """The caller's catalog is older than the snapshot: a new column would not be compared."""
-    from fixia_shardmig.postgres.catalog import read_catalog
-    from fixia_shardmig.postgres.sessions import session
-    from fixia_shardmig.verify.snapshots import SnapshotRef
-    from fixia_shardmig.verify.verification import verify
-    from tests.integration.verify.conftest import AT, SHARDS
-
     with session(users.urls["source"], "test") as connection:
         planned = read_catalog(connection)
     users.everywhere("ALTER TABLE users ADD COLUMN added int")
@@ -212,7 +209,7 @@ def test_a_skipped_table_is_not_looked_at(users: World) -> None:
 def test_a_split_by_reference_reads_the_value_over_the_small_table(world: World) -> None:
     """The type stands in a role's name; a user without a role is where `otherwise` says."""
     world.everywhere(
-        'CREATE TABLE "Role" (id int PRIMARY KEY, name text); INSERT INTO "Role" VALUES (1,\'pro\'),(2,\'cli\');'
+        "CREATE TABLE \"Role\" (id int PRIMARY KEY, name text); INSERT INTO \"Role\" VALUES (1,'pro'),(2,'cli');"
         'CREATE TABLE "User" (id int PRIMARY KEY, "roleId" int)'
     )
     world.run("source", 'INSERT INTO "User" VALUES (1,1),(2,2),(3,NULL)')
@@ -267,7 +264,7 @@ def test_several_paths_decide_in_order_and_a_gone_parent_does_not_pass_on(world:
 
 
 def test_references_over_shards_are_counted_as_in_one_database(users: World) -> None:
-    """A reference that a shard cannot resolve at home is looked for on the others; only a parent that is gone dangles."""
+    """A reference that a shard cannot resolve at home is looked for on the others; only a gone parent dangles."""
     users.everywhere(
         "CREATE TABLE reviews (id int PRIMARY KEY, author text, about text, FOREIGN KEY (author) REFERENCES users)"
     )

@@ -72,7 +72,7 @@ def test_a_wider_type_on_a_shard_holds_the_same_values(world: World) -> None:
 
 
 def test_stored_generated_columns_are_compared_and_virtual_ones_not(world: World) -> None:
-    """Pitfall 32: a stored column shows that its expression is the same; one that only the source generates is left out."""
+    """Pitfall 32: a stored column shows that its expression is the same on both sides."""
     world.everywhere(
         "CREATE TABLE t (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED,"
         " v int GENERATED ALWAYS AS (a + 1) VIRTUAL)"
