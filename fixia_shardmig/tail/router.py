@@ -102,15 +102,15 @@ class Router:
 
     def route(self, transactions: Iterable[Transaction]) -> None:
         """Route whole transactions. Raises UnroutableError or DriftError; the caller then rolls back."""
-        for transaction in transactions:
-            self._pending = _PendingInserts(self, transaction)
-            for window in _windows(transaction.changes):
-                self._look_up(window)
-                for change in window:
-                    self._route(change, transaction.xid)
-                self._evaluated.clear()
-                if any(shard.pending >= FLUSH_OPERATIONS for shard in self.shards):
-                    self.flush()
+        for window in _windows(transactions):
+            self._look_up([change for _, change in window])
+            for transaction, change in window:
+                if self._pending is None or self._pending.transaction is not transaction:
+                    self._pending = _PendingInserts(self, transaction)
+                self._route(change, transaction.xid)
+            self._evaluated.clear()
+            if any(shard.pending >= FLUSH_OPERATIONS for shard in self.shards):
+                self.flush()
         self._pending = None
 
     def flush(self) -> None:
@@ -454,7 +454,7 @@ class _PendingInserts:
 
     def __init__(self, router: Router, transaction: Transaction) -> None:
         self._router = router
-        self._transaction = transaction
+        self.transaction = transaction
         self._rows: dict[tuple[Keyspace, Key], tuple[RelationPlan, Row]] | None = None
         self._visiting: set[tuple[Keyspace, Key]] = set()
 
@@ -475,7 +475,7 @@ class _PendingInserts:
             self._visiting.discard((space, key))
 
     def _index(self) -> Iterator[tuple[tuple[Keyspace, Key], tuple[RelationPlan, Row]]]:
-        for change in self._transaction.changes:
+        for change in self.transaction.changes:
             if isinstance(change, Insert):
                 plan = self._router.plan_of(change.relation)
                 spaces = [*plan.tracked]
@@ -537,8 +537,9 @@ def emit_truncate(shards: Sequence[ShardSession], change: Truncate, tables: Sequ
 # helpers
 
 
-def _windows(changes: Iterable[Change]) -> Iterator[list[Change]]:
-    source = iter(changes)
+def _windows(transactions: Iterable[Transaction]) -> Iterator[list[tuple[Transaction, Change]]]:
+    """Yield the changes of all transactions in order, each with its transaction, so many at a time."""
+    source = ((transaction, change) for transaction in transactions for change in transaction.changes)
     while window := list(islice(source, WINDOW_CHANGES)):
         yield window
 

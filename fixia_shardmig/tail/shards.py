@@ -49,7 +49,7 @@ class ShardSession:
         self.missed: dict[TableName, int] = {}
         self.pending = 0
         self._waiting: dict[TableName, list[Operation]] = {}
-        self._statements: dict[tuple[TableName, str, tuple[str, ...]], sql.Composed] = {}
+        self._statements: dict[tuple[TableName, str, tuple[str, ...]], bytes] = {}
         self.connection = connect(url, f"tail {name}", autocommit=True)
         self.connection.execute(
             "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false)",
@@ -121,11 +121,12 @@ class ShardSession:
         cursor.executemany(self._statement(leaf, kind, columns), values)
         return cursor
 
-    def _statement(self, leaf: TableName, kind: str, columns: tuple[str, ...]) -> sql.Composed:
+    def _statement(self, leaf: TableName, kind: str, columns: tuple[str, ...]) -> bytes:
         key = (leaf, kind, columns)
         found = self._statements.get(key)
         if found is None:
-            found = self._statements[key] = _BUILDERS[kind](self.catalog.tables[leaf], columns)
+            composed = _BUILDERS[kind](self.catalog.tables[leaf], columns)
+            found = self._statements[key] = composed.as_bytes(self.connection)
         return found
 
     def truncate(self, tables: Sequence[TableName], *, restart_identity: bool) -> None:

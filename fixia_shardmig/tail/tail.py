@@ -135,6 +135,11 @@ class Tail:
         self._source.close()
         self.batches.close()
 
+    @property
+    def consistent(self) -> bool:
+        """Whether the shards together are a state that the source once had."""
+        return not self._is_loose
+
     # what the epochs of the copy ask for
 
     def _before_consistency(self) -> bool:

@@ -1,0 +1,273 @@
+"""Runs the tail: catch up, build what the shards still lack, catch up again, then follow until told otherwise."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.journal.records import Migration, TailState
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, TemporaryError, UnroutableError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.sessions import insert_lsn, session
+from fixia_shardmig.postgres.slots import emit_marker
+from fixia_shardmig.runner.context import Context, refuse_other_plan, spool_directory, timeline
+from fixia_shardmig.runner.progress import mib
+from fixia_shardmig.schema.apply import run_stage
+from fixia_shardmig.tail.tail import MARKER_PREFIX, Tail, TailTotals
+
+CAUGHT_UP_S = 2.0
+"""A round of catching up that takes less than this leaves a lag that the next batches swallow."""
+
+SAY_EVERY_S = 5.0
+STAGES_AFTER_CATCH_UP = ("indexes", "constraints")
+STAGES_LAST = ("foreign_keys", "finish")
+SCHEMA_DONE = "done"
+FOLLOWING = frozenset({Phase.TAILING, Phase.VERIFIED, Phase.FENCED})
+
+
+@dataclass(slots=True)
+class TailResult:
+    """What this run of the tail has done."""
+
+    applied_lsn: LSN
+    changes: int = 0
+    transactions: int = 0
+    moved_rows: int = 0
+    conflicts: int = 0
+    seconds: float = 0.0
+
+    def add(self, totals: TailTotals) -> None:
+        """Add one stretch of the stream."""
+        self.applied_lsn = totals.applied_lsn
+        self.changes += totals.changes
+        self.transactions += totals.transactions
+        self.moved_rows += totals.moved_rows
+        self.conflicts += totals.conflicts
+        self.seconds += totals.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contract's `tail` part."""
+        return {
+            "applied_lsn": str(self.applied_lsn),
+            "changes": self.changes,
+            "transactions": self.transactions,
+            "seconds": round(self.seconds, 3),
+            "moved_rows": self.moved_rows,
+            "conflicts": self.conflicts,
+        }
+
+
+def tail(context: Context, *, until: LSN | None = None, caught_up: bool = False, jobs: int = 2) -> TailResult:
+    """Follow the source.
+
+    Args:
+        context: The migration.
+        until: End once everything below this LSN is on the shards.
+        caught_up: End once caught up, with every index and constraint built.
+        jobs: Statements at once a shard while indexes are built.
+
+    Raises:
+        UnroutableError, DriftError: Stopped before a transaction that cannot be applied; the slot keeps it.
+        HeldError: Another run tails.
+    """
+    with context.journal() as journal, journal.holding("driver"):
+        return _Follower(context, journal, jobs).run(until=until, caught_up=caught_up)
+
+
+class _Follower:
+    """One run of `shardmig tail`, over as many streams as the building of indexes asks for."""
+
+    def __init__(self, context: Context, journal: Journal, jobs: int) -> None:
+        self.context = context
+        self.journal = journal
+        self.jobs = jobs
+        self.migration = journal.get()
+        _refuse_wrong_phase(self.migration)
+        refuse_other_plan(context, self.migration, journal)
+        self.migration = journal.get()
+        _refuse_failover(context, self.migration)
+        accept_definitions(context, journal, self.migration)
+        self.migration = journal.get()
+        self.result = TailResult(self.migration.slot_lsn or LSN(0))
+        self._said = 0.0
+
+    def run(self, *, until: LSN | None, caught_up: bool) -> TailResult:
+        if until is not None:
+            self._stream(lambda tail: tail.run(self.context.stop, until=until))
+            return self.result
+        if self.migration.schema_stage != SCHEMA_DONE:
+            self._build()
+        if caught_up:
+            self._catch_up()
+            return self.result
+        if not self.context.stop.is_set():
+            self.context.say("caught up; following the source (Ctrl-C ends it, shardmig tail goes on)")
+            self._stream(lambda tail: tail.run(self.context.stop))
+        return self.result
+
+    def _build(self) -> None:
+        """Catch up, index; catch up, add foreign keys. The slot holds what comes meanwhile."""
+        for stages in (STAGES_AFTER_CATCH_UP, STAGES_LAST):
+            self._catch_up()
+            for stage in stages:
+                self.context.refuse_if_stopped(f"building {stage}", "shardmig tail")
+                self.context.say(f"building {stage.replace('_', ' ')}")
+                build_on_all(self.context, stage, self.jobs)
+                self.journal.note(schema_stage=stage)
+        self.journal.note(schema_stage=SCHEMA_DONE)
+        self.journal.event("schema_complete")
+
+    def _catch_up(self) -> None:
+        def rounds(tail: Tail) -> TailTotals:
+            while True:
+                began = time.monotonic()
+                with session(self.context.shard_map.source.url, "catch-up") as source:
+                    goal = insert_lsn(source)
+                    emit_marker(source, MARKER_PREFIX, b"catch-up")
+                totals = tail.run(self.context.stop, until=goal)
+                near = time.monotonic() - began < CAUGHT_UP_S
+                if (near and tail.consistent) or self.context.stop.is_set():
+                    return totals
+
+        self._stream(rounds)
+
+    def _stream(self, work: Callable[[Tail], TailTotals]) -> None:
+        """Open the stream, work, and close it whatever happens."""
+        follower = Tail(
+            self.context.shard_map,
+            self.context.catalog,
+            self.migration,
+            journal=self.journal,
+            spool=spool_directory(self.context.shard_map),
+            on_state=self._tell,
+        )
+        try:
+            self.result.add(work(follower))
+        except UnroutableError:
+            self.journal.add_evidence({"unroutable": True})
+            raise
+        finally:
+            follower.close()
+
+    def _tell(self, state: TailState) -> None:
+        now = time.monotonic()
+        if now - self._said >= SAY_EVERY_S:
+            self._said = now
+            self.context.say(
+                f"tail: {state.transactions:,} transactions, {state.changes:,} changes"
+                f" ({state.changes_per_s:,.0f}/s), {state.moved_rows:,} rows moved,"
+                f" {mib(state.source_lsn - state.applied_lsn)} behind"
+            )
+
+
+def _refuse_wrong_phase(migration: Migration) -> None:
+    if migration.phase in FOLLOWING:
+        return
+    hints = {Phase.PLANNED: "shardmig copy", Phase.COPYING: "shardmig copy --resume"}
+    raise RefusedError(
+        f"the migration is in phase {migration.phase.value}: there is nothing to tail",
+        hint=hints.get(migration.phase, "shardmig status"),
+    )
+
+
+def _refuse_failover(context: Context, migration: Migration) -> None:
+    with session(context.shard_map.source.url, "timeline") as source:
+        now = timeline(source)
+    if now != migration.source_timeline:
+        raise RefusedError(
+            f"the source is on timeline {now}, the migration began on {migration.source_timeline}: it failed over,"
+            " and before PostgreSQL 17 a slot is lost then",
+            hint="shardmig abort --drop-targets, then begin again",
+        )
+
+
+def build_on_all(context: Context, stage: str, jobs: int) -> None:
+    """Run one stage of the shards' DDL on all of them at once."""
+    shards = context.shard_map.shards
+    with ThreadPoolExecutor(len(shards), thread_name_prefix="schema") as pool:
+        futures = [pool.submit(run_stage, endpoint.url, stage, jobs=jobs) for endpoint in shards.values()]
+        for future in futures:
+            future.result()
+
+
+def accept_definitions(context: Context, journal: Journal, migration: Migration) -> None:
+    """Go on after a change of definitions if the shards were changed alike; refuse, and say what they lack, if not."""
+    fingerprint = context.catalog.fingerprint(context.shard_map.moved())
+    if fingerprint == migration.catalog_fingerprint:
+        return
+    lacking = [
+        f"{name}: {difference}"
+        for name, endpoint in context.shard_map.shards.items()
+        for difference in _differing_shapes(context, name, endpoint.url)
+    ]
+    if lacking:
+        raise DriftError(
+            "definitions changed on the source, and the shards lack it:\n  " + "\n  ".join(lacking),
+            hint="run the same DDL on the shards, then: shardmig tail",
+        )
+    journal.note(catalog_fingerprint=fingerprint)
+    journal.event("definitions_changed", before=migration.catalog_fingerprint, now=fingerprint)
+    context.say("definitions changed on the source; the shards have the same, so the tail goes on")
+
+
+def _differing_shapes(context: Context, shard: str, url: str) -> list[str]:
+    with session(url, "definitions") as connection:
+        found = read_catalog(connection)
+    return [
+        f"{name}: {', '.join(sorted(want ^ have)) or 'table is missing'}"
+        for root in sorted(context.shard_map.moved())
+        if shard in context.shard_map.shards_of(root)
+        for name, want, have in _shapes(context.catalog, found, root)
+        if want != have
+    ]
+
+
+def _shapes(source: Catalog, target: Catalog, root: Any) -> Iterator[tuple[Any, set[str], set[str]]]:  # noqa: ANN401
+    for leaf in source.leaves(root):
+        want = {f"{c.name} {c.type_text} {c.enum_labels or ''}".strip() for c in leaf.columns}
+        there = target.tables.get(leaf.name)
+        have = {f"{c.name} {c.type_text} {c.enum_labels or ''}".strip() for c in there.columns} if there else set()
+        yield leaf.name, want, have
+
+
+@contextmanager
+def tail_running(context: Context, *, jobs: int = 2) -> Iterator[None]:
+    """Have a tail run while the block works: another process's, or one in a thread of this process.
+
+    A tail of ours that fails ends the block's wait with its error at the end.
+    """
+    stop = Event()
+    failure: list[BaseException] = []
+    with context.journal() as journal:
+        if not journal.try_hold("driver"):
+            yield
+            return
+        inner = Context(context.shard_map, context.catalog, context.say, stop)
+
+        def follow() -> None:
+            try:
+                _Follower(inner, journal, jobs).run(until=None, caught_up=False)
+            except (ShardmigError, OSError) as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=follow, name="tail", daemon=True)
+        thread.start()
+        try:
+            yield
+        except TemporaryError:
+            if failure:
+                raise failure[0] from None
+            raise
+        finally:
+            stop.set()
+            thread.join()
