@@ -247,15 +247,7 @@ class _Worker(threading.Thread):
         known = self._connections.get(place)
         if known is not None and not known.closed:
             return known
-        connection: psycopg.Connection[DictRow] = psycopg.Connection[DictRow].connect(
-            self._route.urls[place],
-            row_factory=dict_row,
-            connect_timeout=CONNECT_S_MAX,
-            application_name="fixia",
-            prepare_threshold=None,  # as behind a transaction pooler
-        )
-        # The marketplace has moments beyond Python's calendar.
-        connection.adapters.register_loader("timestamp", TextLoader)
+        connection = connect(self._route.urls[place])
         self._connections[place] = connection
         return connection
 
@@ -263,6 +255,19 @@ class _Worker(threading.Thread):
         for connection in self._connections.values():
             connection.close()
         self._connections = {}
+
+
+def connect(url: str) -> psycopg.Connection[DictRow]:
+    """Connect as one of Fixia's applications does; rows are dictionaries."""
+    connection = psycopg.Connection[DictRow].connect(
+        url,
+        row_factory=dict_row,
+        connect_timeout=CONNECT_S_MAX,
+        application_name="fixia",
+        prepare_threshold=None,  # as behind a transaction pooler
+    )
+    connection.adapters.register_loader("timestamp", TextLoader)  # there are moments beyond Python's calendar
+    return connection
 
 
 def _works_at(place: str) -> tuple[Work, ...]:
