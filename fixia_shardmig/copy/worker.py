@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import pq
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from fixia_shardmig.model.errors import TemporaryError, UnroutableError
 from fixia_shardmig.postgres.retry import as_shardmig_error
@@ -26,6 +27,9 @@ SEND_BYTES = 64 * 1024
 NO_HOME = -1
 _HOME_FIELD_BYTES = 6
 PR_SET_PDEATHSIG = 1
+TRIES = 4
+RETRY_WAIT_S_MAX = 8.0
+"""A server that restarts is back within these tries; the snapshot lasts as long as its holder's session does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +87,26 @@ def prepare_worker() -> None:
         os._exit(1)
 
 
+@retry(
+    retry=retry_if_exception_type(TemporaryError),
+    stop=stop_after_attempt(TRIES),
+    wait=wait_random_exponential(max=RETRY_WAIT_S_MAX),
+    reraise=True,
+)
 def copy_chunk(task: ChunkTask) -> ChunkResult:
     """Copy a chunk to all its shards. Every shard's rows and checkpoint commit together; done shards are skipped."""
     source = _source(task)
     sinks = [_Sink(write, task) for write in task.writes]
     try:
         return _pump(source, sinks, task)
-    except psycopg.Error as error:
-        for sink in sinks:
-            sink.abandon()
-        raise as_shardmig_error(
-            error, task.source_url, doing=f"copying {task.table}", next_command="shardmig copy --resume"
-        ) from error
-    except BaseException:
+    except BaseException as error:
         for sink in sinks:
             sink.abandon()
         _sources.pop((task.source_url, task.snapshot)).close()
+        if isinstance(error, psycopg.Error):
+            raise as_shardmig_error(
+                error, task.source_url, doing=f"copying {task.table}", next_command="shardmig copy --resume"
+            ) from error
         raise
 
 

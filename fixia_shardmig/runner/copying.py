@@ -183,7 +183,7 @@ def _first_snapshot(
         if publication_tables(source, migration.publication) is None:
             create_publication(source, migration.publication, sorted(shard_map.moved()))
     with replication_connection(url, f"slot {migration.slot}") as walsender:
-        with _naming_blockers(context):
+        with naming_blockers(context):
             made = create_slot(walsender, migration.slot)
         with session(url, "snapshot") as reader, reader.transaction():
             reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -198,7 +198,7 @@ def _first_snapshot(
 
 
 @contextmanager
-def _naming_blockers(context: Context) -> Iterator[None]:
+def naming_blockers(context: Context) -> Iterator[None]:
     """While a slot waits for older transactions to end, say which they are (pitfall 40)."""
     done = Event()
 

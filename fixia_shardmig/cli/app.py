@@ -1,0 +1,339 @@
+"""All commands. Each turns its options into one library call and shows what comes back.
+
+Imports of the other rooms stay inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
+
+import rich_click as click
+
+from fixia_shardmig import __version__
+from fixia_shardmig.cli.params import Duration, Size, Until
+from fixia_shardmig.cli.session import Session
+from fixia_shardmig.model.errors import Exit, ShardmigError
+
+P = ParamSpec("P")
+
+
+def command(function: Callable[Concatenate[Session, P], int | None]) -> Callable[P, None]:
+    """Give a command its session, and turn errors into text, hint and exit code."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        context = click.get_current_context()
+        session = context.find_object(Session)
+        if session is None:
+            raise click.UsageError("no session")
+        try:
+            with session.watching_signals():
+                code = function(session, *args, **kwargs) or int(Exit.OK)
+        except ShardmigError as error:
+            code = session.failed(error)
+        context.exit(code)
+
+    return run
+
+
+@click.group(context_settings={"auto_envvar_prefix": "SHARDMIG", "help_option_names": ["-h", "--help"]})
+@click.option("-m", "--mapping", metavar="FILE", envvar="SHARDMIG_MAPPING", help="The mapping file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "jsonl"]),
+    default="text",
+    show_default=True,
+    help="How results are printed on stdout; progress always goes to stderr.",
+)
+@click.option("-v", "--verbose", count=True, help="Show log events too; twice for more.")
+@click.option("--log-file", metavar="FILE", help="Append log events as JSON lines.")
+@click.option("--yes", is_flag=True, help="Answer yes to questions.")
+@click.version_option(__version__, prog_name="shardmig")
+@click.pass_context
+def cli(ctx: click.Context, *, mapping: str | None, output: str, verbose: int, log_file: str | None, yes: bool) -> None:
+    """Split one PostgreSQL database into several by kind of user, while it serves writes.
+
+    The usual way: init, plan, copy, tail, verify, cutover. Each command says what comes next.
+    """
+    from fixia_shardmig.cli.logs import configure
+
+    configure(log_file, verbose)
+    ctx.obj = Session(mapping, output, verbose, yes)
+
+
+@cli.command()
+@click.option("--from-url", metavar="URL", required=True, help="The database to read; a variable's name is safer.")
+@click.option("--name", default="split", show_default=True, help="The migration's name.")
+@click.option("--shard", "shards", multiple=True, metavar="NAME", help="A shard's name; once for each.")
+@command
+def init(session: Session, from_url: str, name: str, shards: tuple[str, ...]) -> None:
+    """Print a commented mapping, with rules suggested from the foreign keys."""
+    from fixia_shardmig.runner.planning import propose_mapping
+
+    session.migration = name
+    text = propose_mapping(from_url, name=name, shards=shards)
+    session.result({"mapping": text}, text)
+
+
+@cli.command()
+@click.option("--out", metavar="FILE", help="Write the plan as JSON into a file too.")
+@click.option("--estimates", is_flag=True, help="Use the planner's statistics instead of counting rows.")
+@command
+def plan(session: Session, out: str | None, *, estimates: bool) -> int:
+    """Say what would happen and why it may not. Changes nothing."""
+    from fixia_shardmig.runner.planning import make, render, write_plan
+
+    context = session.load()
+    made = make(context, estimates=estimates)
+    if out:
+        write_plan(made, out)
+    blocked = made.has_blockers
+    session.result(
+        made.to_json(),
+        lambda: render(made),
+        status="refused" if blocked else "ok",
+        next_steps=() if blocked else ("shardmig copy",),
+    )
+    return int(Exit.REFUSED if blocked else Exit.OK)
+
+
+@cli.group()
+def schema() -> None:
+    """Make the shards' tables, or say what differs."""
+
+
+@schema.command("apply")
+@command
+def schema_apply(session: Session) -> None:
+    """Make the tables on every shard; the copy does this by itself where it was not done."""
+    from fixia_shardmig.runner.schemas import apply_schemas
+
+    made = apply_schemas(session.load())
+    session.result({"shards": made}, "the tables are on every shard", next_steps=("shardmig copy --resume",))
+
+
+@schema.command("diff")
+@command
+def schema_diff(session: Session) -> int:
+    """Name what differs between the shards' definitions and the source's."""
+    from fixia_shardmig.runner.schemas import diff_schemas
+
+    differences = diff_schemas(session.load())
+    lines = [f"{shard}: {line}" for shard, found in differences.items() for line in found]
+    session.result(
+        {"differences": differences},
+        "\n".join(lines) or "nothing differs",
+        status="differences" if lines else "ok",
+    )
+    return int(Exit.DIFFERENCES if lines else Exit.OK)
+
+
+@cli.command()
+@click.option("--resume", is_flag=True, help="Go on with a copy that was begun.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+@click.option("--chunk-bytes", type=Size(), default="256MiB", show_default=True, help="Size of a chunk of a table.")
+@click.option(
+    "--max-snapshot-age",
+    type=Duration(),
+    default="2h",
+    show_default=True,
+    help="Take a new snapshot after this time, so that vacuum on the source is not held back.",
+)
+@command
+def copy(session: Session, *, resume: bool, jobs: int, chunk_bytes: float, max_snapshot_age: float) -> None:
+    """Copy every table to the rows' home shards, and build primary keys."""
+    from fixia_shardmig.runner.copying import CopyOptions
+    from fixia_shardmig.runner.copying import copy as run_copy
+    from fixia_shardmig.runner.progress import mib
+
+    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age)
+    result = run_copy(session.load(), options)
+    text = (
+        f"copied {result.rows:,} rows, {mib(result.bytes)} in {result.chunks} chunks"
+        f" under {result.epochs} snapshot{'s' if result.epochs > 1 else ''} in {result.seconds:.1f} s"
+    )
+    session.result(result.to_json(), text, next_steps=("shardmig tail",))
+
+
+@cli.command()
+@click.option("--until", type=Until(), help="End when caught up with everything built, or at an LSN; else follow.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Indexes at once on a shard.")
+@command
+def tail(session: Session, until: Any, jobs: int) -> None:  # noqa: ANN401  an LSN or the word caught-up
+    """Apply the source's changes, build indexes and constraints, then follow."""
+    from fixia_shardmig.runner.tailing import tail as run_tail
+
+    context = session.load()
+    result = run_tail(
+        context, until=None if until == "caught-up" else until, caught_up=until == "caught-up", jobs=jobs
+    )
+    context.refuse_if_stopped("tailing", "shardmig tail")
+    text = (
+        f"applied {result.changes:,} changes in {result.transactions:,} transactions up to {result.applied_lsn};"
+        f" {result.moved_rows:,} rows moved with their owners"
+    )
+    session.result(result.to_json(), text, next_steps=("shardmig tail", "shardmig verify"))
+
+
+@cli.command()
+@click.option("--table", "tables", multiple=True, metavar="TABLE", help="Only this table; may be given several times.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Scans at a time.")
+@command
+def verify(session: Session, tables: tuple[str, ...], jobs: int) -> int:
+    """Compare both sides at one LSN while writes go on, and name each difference."""
+    from fixia_shardmig.runner.verifying import verify_now
+    from fixia_shardmig.verify.render import render_text
+
+    result = verify_now(session.load(), tables=tables, jobs=jobs)
+    session.result(
+        result.to_json(),
+        lambda: render_text(result),
+        status="ok" if result.equal else "differences",
+        next_steps=("shardmig cutover --dry-run",) if result.equal else ("shardmig events",),
+    )
+    return int(Exit.OK if result.equal else Exit.DIFFERENCES)
+
+
+@cli.command()
+@click.option("--until", type=click.Choice(["tail", "verify"]), default="verify", show_default=True)
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Parallel work.")
+@command
+def run(session: Session, until: str, jobs: int) -> int:
+    """Run the phases in one go, from wherever the migration stands, then follow the source."""
+    from fixia_shardmig.runner.story import run_all
+
+    outcome = run_all(session.load(), until=until, jobs=jobs)
+    session.result(
+        outcome.to_json(),
+        outcome.text(),
+        status="ok" if outcome.equal else "differences",
+        next_steps=("shardmig cutover --dry-run",),
+    )
+    return int(Exit.OK if outcome.equal else Exit.DIFFERENCES)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Try every gate and rehearse the drain; change nothing.")
+@click.option("--max-pause", type=Duration(), default="5s", show_default=True, help="Undo what takes longer.")
+@click.option("--resume", is_flag=True, help="Finish, or undo, a cutover that was interrupted.")
+@command
+def cutover(session: Session, *, dry_run: bool, max_pause: float, resume: bool) -> int:
+    """Fence the source, drain, check, and hand the writes to the shards."""
+    from fixia_shardmig.runner.switching import cut_over, render
+
+    context = session.load()
+    if not dry_run:
+        session.confirm(f"hand the writes of {context.shard_map.name} over to the shards?")
+    result = cut_over(context, dry_run=dry_run, max_pause_s=max_pause, resume=resume)
+    failed = not dry_run and not result.switched
+    refused = dry_run and not all(gate.ok for gate in result.gates)
+    session.result(
+        result.to_json(),
+        lambda: render(result, dry_run=dry_run),
+        status="refused" if refused or failed else "ok",
+        next_steps=("shardmig cutover",) if dry_run and not refused else (),
+    )
+    return int(Exit.REFUSED if refused or failed else Exit.OK)
+
+
+@cli.command()
+@click.option("--drop-targets", is_flag=True, help="Drop the copied tables on the shards too.")
+@command
+def abort(session: Session, *, drop_targets: bool) -> None:
+    """Give up before the switch: nothing of ours stays on the source or the shards."""
+    from fixia_shardmig.runner.ending import abort as run_abort
+
+    context = session.load()
+    what = "drop slot, publication and journal" + (" and the shards' tables" if drop_targets else "")
+    session.confirm(f"{what} of migration {context.shard_map.name}?")
+    result = run_abort(context, drop_targets=drop_targets)
+    session.result(
+        {"removed": list(result.removed)}, "aborted: the source is as it was", next_steps=("shardmig plan",)
+    )
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Show it again and again.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 when there is a problem.")
+@command
+def status(session: Session, *, watch: bool, exit_code: bool) -> int:
+    """Show phase, progress, rates, lag, retained WAL and the next step."""
+    from fixia_shardmig.cli.status_text import render_status
+    from fixia_shardmig.runner.status import status as read_status
+
+    context = session.load()
+    while True:
+        found = read_status(context)
+        session.result(found.to_json(), functools.partial(render_status, found), next_steps=found.next_steps)
+        if not watch or session.stop.wait(WATCH_S):
+            return int(Exit.FAILED if exit_code and found.problems else Exit.OK)
+
+
+WATCH_S = 2.0
+
+
+@cli.command()
+@click.option("--limit", default=200, show_default=True, help="The newest so many.")
+@command
+def events(session: Session, limit: int) -> None:
+    """Show who did what, when."""
+    context = session.load()
+    with context.journal() as journal:
+        journal.get()
+        found = journal.events(limit)
+    lines = [f"{e.at:%Y-%m-%d %H:%M:%S} {e.actor} {e.event} {_details(e.detail)}".rstrip() for e in found]
+    part = [{"at": e.at.isoformat(), "actor": e.actor, "event": e.event, "detail": e.detail} for e in found]
+    session.result({"events": part}, "\n".join(lines))
+
+
+def _details(detail: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in detail.items())
+
+
+@cli.command()
+@click.option("--users", default=10_000, show_default=True, type=click.IntRange(50), help="Users of the marketplace.")
+@click.option("--seconds", type=Duration(), help="Let the writers write at least this long before the cutover.")
+@click.option("--keep", is_flag=True, help="Leave the servers running, and say where they are.")
+@command
+def demo(session: Session, *, users: int, seconds: float | None, keep: bool) -> int:
+    """Split a marketplace under live writes on embedded PostgreSQL, and judge the outcome."""
+    from fixia_shardmig.demo.story import tell
+
+    session.migration = "fixia"
+    outcome = tell(users=users, seconds=seconds, keep=keep, say=session.say, stop=session.stop)
+    session.result(outcome.to_json(), outcome.text(), status="ok" if outcome.good else "failed")
+    return int(Exit.OK if outcome.good else Exit.FAILED)
+
+
+@cli.group()
+def export() -> None:
+    """Write files for other programs."""
+
+
+@export.command("mapping-schema")
+@command
+def export_mapping_schema(session: Session) -> None:
+    """Print the JSON Schema of mapping files, for editors."""
+    import json
+
+    from fixia_shardmig.mapping.schema import mapping_schema
+
+    text = json.dumps(mapping_schema(), indent=2)
+    session.result({"mapping_schema": mapping_schema()}, text)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@command
+def completion(session: Session, shell: str) -> None:
+    """Print the completion script of a shell."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise ShardmigError(f"no completion for {shell}", hint="bash, zsh or fish")
+    source = found(cli, {}, "shardmig", "_SHARDMIG_COMPLETE").source()
+    session.result({"script": source}, source)

@@ -1,0 +1,118 @@
+"""What a command run has: its mapping, where results and progress go, and what a signal does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fixia_shardmig.model.errors import Exit, MappingError, ShardmigError
+
+if TYPE_CHECKING:
+    from fixia_shardmig.runner.context import Context
+
+DEFAULT_MAPPING = "shardmig.yaml"
+SCHEMA_VERSION = 1
+
+
+@dataclass(slots=True)
+class Session:
+    """The global options of one run. `terminated` remembers which signal came."""
+
+    mapping: str | None
+    output: str
+    verbose: int
+    yes: bool
+    stop: Event = field(default_factory=Event)
+    terminated: bool = False
+    migration: str | None = None
+
+    def mapping_file(self) -> Path:
+        """Return the mapping: named, or `shardmig.yaml` here or in a parent."""
+        if self.mapping:
+            return Path(self.mapping)
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / DEFAULT_MAPPING).is_file():
+                return folder / DEFAULT_MAPPING
+        raise MappingError(
+            f"no mapping given, and no {DEFAULT_MAPPING} here or above",
+            hint="shardmig --mapping FILE …, or shardmig init --from-url URL > shardmig.yaml",
+        )
+
+    def load(self) -> Context:
+        """Read and check the mapping against the source."""
+        from fixia_shardmig.runner.context import load
+
+        context = load(self.mapping_file(), say=self.say, stop=self.stop)
+        self.migration = context.shard_map.name
+        return context
+
+    def say(self, line: str) -> None:
+        """Show progress on stderr, and in the log."""
+        import structlog
+
+        structlog.get_logger().info("progress", text=line)
+        click.echo(line, err=True)
+
+    def result(
+        self, part: dict[str, Any], text: str | Callable[[], str], *, status: str = "ok", next_steps: tuple[str, ...] = ()
+    ) -> None:
+        """Print a command's result: one JSON object, or text."""
+        if self.output == "text":
+            click.echo(text() if callable(text) else text)
+            for step in next_steps:
+                click.echo(f"next: {step}")
+            return
+        click.echo(self._json({"status": status, "next_steps": list(next_steps), **part}))
+
+    def _json(self, part: dict[str, Any]) -> str:
+        head = {"schema_version": SCHEMA_VERSION, "migration": self.migration}
+        return json.dumps({**head, **part}, indent=None if self.output == "jsonl" else 2, default=str)
+
+    def failed(self, error: ShardmigError) -> int:
+        """Show an error and return its exit code."""
+        click.echo(f"shardmig: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        code = int(Exit.TERMINATED) if self.terminated and error.exit_code == Exit.INTERRUPTED else int(error.exit_code)
+        if self.output != "text":
+            status = error.exit_code.name.lower()
+            failure = {"message": error.message, "hint": error.hint, "exit_code": code}
+            click.echo(self._json({"status": status, "next_steps": [], "error": failure}))
+        return code
+
+    def confirm(self, question: str) -> None:
+        """Ask before something that cannot be undone; `--yes` answers, and without a terminal nothing is assumed."""
+        if self.yes:
+            return
+        if not sys.stdin.isatty() or not click.confirm(question, err=True):
+            raise ShardmigError("not confirmed; nothing was done", hint="answer y, or pass --yes before the command")
+
+    @contextmanager
+    def watching_signals(self) -> Iterator[None]:
+        """Let the first Ctrl-C or TERM ask for an orderly end, and the second end the process at once."""
+
+        def stop(number: int, _: FrameType | None) -> None:
+            if self.stop.is_set():
+                os._exit(int(Exit.TERMINATED) if number == signal.SIGTERM else int(Exit.INTERRUPTED))
+            self.terminated = number == signal.SIGTERM
+            self.stop.set()
+            os.write(2, b"\nstopping: what is in flight is finished and saved; once more ends at once\n")
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,57 @@
+"""Shows a status as one block of text."""
+
+from __future__ import annotations
+
+from fixia_shardmig.model.phase import writer_in
+from fixia_shardmig.runner.progress import mib
+from fixia_shardmig.runner.status import Status
+
+
+def render_status(status: Status) -> str:
+    """Return the block: what stands, how far, what is wrong."""
+    migration = status.migration
+    if migration is None:
+        return "no migration was begun"
+    done = sum(table.chunks_done for table in status.tables)
+    total = sum(table.chunks for table in status.tables)
+    lines = [
+        f"migration   {migration.name}, begun {migration.created_at:%Y-%m-%d %H:%M}",
+        f"phase       {migration.phase.value}; {writer_in(migration.phase).value} may write",
+        f"copy        {done}/{total} chunks, {sum(t.rows for t in status.tables):,} rows,"
+        f" {mib(sum(t.bytes for t in status.tables))}",
+        f"positions   {', '.join(f'{name} {lsn or "none"}' for name, lsn in status.positions.items())}",
+        f"lag         {_lag(status)}",
+        f"slot        {_slot(status)}",
+        f"tail        {_tail(status)}",
+    ]
+    if "verified_at" in migration.evidence:
+        outcome = "equal" if migration.evidence.get("verified_equal") else "differences"
+        lines.append(f"verified    {outcome} at {migration.evidence['verified_lsn']}, {migration.evidence['verified_at']}")
+    lines += [f"problem     {problem}" for problem in status.problems]
+    return "\n".join(lines)
+
+
+def _lag(status: Status) -> str:
+    if status.lag_bytes is None:
+        return "unknown"
+    seconds = f", {status.lag_s:.1f} s" if status.lag_s is not None else ""
+    return f"{mib(status.lag_bytes)} of WAL behind the source{seconds}"
+
+
+def _slot(status: Status) -> str:
+    slot = status.slot
+    if slot is None:
+        return "none"
+    reader = f"read by pid {slot.active_pid}" if slot.active else "nobody reads from it"
+    return f"{slot.wal_status}, holds {mib(slot.retained_wal_bytes or 0)} of WAL, {reader}"
+
+
+def _tail(status: Status) -> str:
+    tail = status.tail
+    if tail is None:
+        return "has not run yet"
+    runs = "runs" if status.tail_runs else "does not run"
+    return (
+        f"{runs}; {tail.transactions:,} transactions, {tail.changes:,} changes in its last run"
+        f" ({tail.changes_per_s:,.0f}/s), {tail.moved_rows:,} rows moved, {tail.conflicts} missed"
+    )

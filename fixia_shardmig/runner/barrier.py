@@ -1,0 +1,103 @@
+"""Brings source and shards to one LSN and opens a snapshot on each side there, while writes go on.
+
+The tail holds first, then a temporary slot gives the source's snapshot at an LSN X that cannot be behind the tail, then
+the tail goes exactly to X and holds again until the shards' snapshots are open (docs/explanation/barrier.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.model.errors import TemporaryError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.postgres.replication import replication_connection
+from fixia_shardmig.postgres.sessions import connect, scalar, session
+from fixia_shardmig.postgres.slots import create_slot, emit_marker
+from fixia_shardmig.runner.context import Context
+from fixia_shardmig.runner.copying import naming_blockers
+from fixia_shardmig.tail.tail import MARKER_PREFIX
+from fixia_shardmig.verify.snapshots import SnapshotRef
+
+BARRIER_S = 120.0
+"""How long the tail may be held in all; then it goes on by itself and the verify has to be started again."""
+
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One LSN with a snapshot of every side at it."""
+
+    lsn: LSN
+    source: SnapshotRef
+    shards: dict[str, SnapshotRef]
+    held_ms: int
+
+
+@contextmanager
+def moment(context: Context, journal: Journal) -> Iterator[Moment]:
+    """Make the barrier; the snapshots last as long as the block. A tail has to be running."""
+    with ExitStack() as stack:
+        barrier = journal.request_barrier("verify", BARRIER_S)
+        try:
+            _wait(context, lambda: _flag(journal, barrier, "held"), "the tail does not answer")
+            began = time.monotonic()
+            lsn, source = _source_snapshot(context, stack)
+            journal.set_barrier(barrier, lsn)
+            with session(context.shard_map.source.url, "barrier") as connection:
+                emit_marker(connection, MARKER_PREFIX, b"barrier")
+            _wait(context, lambda: _flag(journal, barrier, "reached"), f"the tail does not reach {lsn}")
+            shards = {
+                name: own_snapshot(endpoint.url, f"snapshot {name}", stack)
+                for name, endpoint in context.shard_map.shards.items()
+            }
+        finally:
+            journal.release_barrier(barrier)
+        held_ms = round((time.monotonic() - began) * 1000)
+        journal.event("barrier", lsn=str(lsn), held_ms=held_ms)
+        yield Moment(lsn, source, shards, held_ms)
+
+
+def _flag(journal: Journal, barrier_id: int, name: str) -> bool:
+    barrier = journal.barrier(barrier_id)
+    if barrier is None or barrier.expired or barrier.released:
+        raise TemporaryError(
+            f"the tail was held for {BARRIER_S:.0f} s without result, and goes on", hint="shardmig verify"
+        )
+    return bool(getattr(barrier, name))
+
+
+def _wait(context: Context, reached: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + BARRIER_S
+    while not reached():
+        context.refuse_if_stopped("waiting for the barrier", "shardmig verify")
+        if time.monotonic() > deadline:
+            raise TemporaryError(otherwise, hint="shardmig status shows the tail; then: shardmig verify")
+        time.sleep(POLL_S)
+
+
+def _source_snapshot(context: Context, stack: ExitStack) -> tuple[LSN, SnapshotRef]:
+    """Take the snapshot of a temporary slot over into a session of its own, and let the slot go at once."""
+    url = context.shard_map.source.url
+    with replication_connection(url, "verify slot") as walsender:
+        with naming_blockers(context):
+            made = create_slot(walsender, f"shardmig_verify_{context.shard_map.name}", temporary=True)
+        holder = connect(url, "verify snapshot")
+        stack.callback(holder.close)
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        holder.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(made.snapshot_name)))
+        return made.lsn, SnapshotRef(url, scalar(holder, "SELECT pg_export_snapshot()"))
+
+
+def own_snapshot(url: str, purpose: str, stack: ExitStack) -> SnapshotRef:
+    """Open a snapshot of a database as it is now, held by a session until the stack unwinds."""
+    holder = connect(url, purpose)
+    stack.callback(holder.close)
+    holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    return SnapshotRef(url, scalar(holder, "SELECT pg_export_snapshot()"))

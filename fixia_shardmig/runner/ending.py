@@ -1,0 +1,109 @@
+"""Ends a migration before its cutover: nothing of ours stays on the source or the shards, but the data if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from fixia_shardmig.cutover.fence import lift_fence
+from fixia_shardmig.journal.journal import Journal, drop_from
+from fixia_shardmig.model.errors import RefusedError
+from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.postgres.publications import drop_publication
+from fixia_shardmig.postgres.sessions import Connection, session
+from fixia_shardmig.postgres.slots import drop_slot
+from fixia_shardmig.runner.context import Context, publication_name
+
+
+@dataclass(frozen=True, slots=True)
+class AbortResult:
+    """What was removed, in words."""
+
+    removed: tuple[str, ...]
+
+
+def abort(context: Context, *, drop_targets: bool = False) -> AbortResult:
+    """Drop slot, publication, fence, journal and checkpoints; with `drop_targets` the copied tables too.
+
+    Works from any state before the switch, also one that a crash left half made, and again after an abort that failed.
+
+    Raises:
+        RefusedError: The shards have the writes: the way back is the rollback.
+        HeldError: A copy or tail is still running.
+    """
+    with context.journal() as journal, journal.holding("operator"), journal.holding("driver"):
+        migration = journal.find()
+        if migration is not None and writer_in(migration.phase) is Writer.SHARDS:
+            raise RefusedError(
+                "the shards have the writes since the switch; an abort would lose them", hint="shardmig status"
+            )
+        if migration is not None and migration.phase not in {Phase.FENCED, Phase.ABORTED}:
+            journal.advance(migration.phase, Phase.ABORTED)
+        removed = _clear_source(context)
+        for name, endpoint in context.shard_map.shards.items():
+            if name != context.shard_map.journal_shard:
+                removed += _clear_shard(context, endpoint.url, name, drop_targets=drop_targets)
+        removed += _clear_journal(context, journal, drop_targets=drop_targets)
+    for line in removed:
+        context.say(line)
+    return AbortResult(tuple(removed))
+
+
+def _clear_source(context: Context) -> list[str]:
+    name = publication_name(context.shard_map)
+    removed = []
+    with session(context.shard_map.source.url, "abort") as source:
+        if drop_slot(source, name):
+            removed.append(f"source: replication slot {name} dropped")
+        if drop_publication(source, name):
+            removed.append(f"source: publication {name} dropped")
+        if lift_fence(source):
+            removed.append("source: fence lifted")
+    return removed
+
+
+def _clear_shard(context: Context, url: str, name: str, *, drop_targets: bool) -> list[str]:
+    with session(url, "abort") as connection:
+        return _clear(context, connection, name, drop_targets=drop_targets, drop_ours=drop_from)
+
+
+def _clear_journal(context: Context, journal: Journal, *, drop_targets: bool) -> list[str]:
+    """Clear the journal's shard last: until then another abort finds everything it needs."""
+    name = context.shard_map.journal_shard
+    return _clear(context, journal.connection, name, drop_targets=drop_targets, drop_ours=drop_from)
+
+
+def _clear(
+    context: Context, connection: Connection, name: str, *, drop_targets: bool, drop_ours: Callable[[Connection], None]
+) -> list[str]:
+    removed = []
+    with connection.transaction():
+        if drop_targets:
+            removed.append(f"{name}: {_drop_tables(context, connection)} tables and what belongs to them dropped")
+        drop_ours(connection)
+        removed.append(f"{name}: journal and checkpoints dropped")
+    return removed
+
+
+_USER_SCHEMAS = """
+SELECT nspname::text FROM pg_namespace n
+WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'shardmig')
+"""
+
+
+def _drop_tables(context: Context, connection: Connection) -> int:
+    """Drop the schemas of the migration's tables; public comes back empty, since applications expect it."""
+    ours = {table.schema for table in context.shard_map.moved()}
+    count = connection.execute(
+        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'p')",
+        (sorted(ours),),
+    ).fetchone()
+    for (schema,) in connection.execute(_USER_SCHEMAS).fetchall():
+        if schema in ours or schema == "public":
+            connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+    connection.execute("CREATE SCHEMA public")
+    connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
+    return int(count[0]) if count else 0

@@ -1,0 +1,204 @@
+"""Says where a migration stands, from the journal and the source's slot. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from fixia_shardmig.journal.journal import Journal, position
+from fixia_shardmig.journal.records import Chunk, Migration, TailState
+from fixia_shardmig.model.errors import ShardmigError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.phase import Phase, writer_in
+from fixia_shardmig.postgres.sessions import insert_lsn, session
+from fixia_shardmig.postgres.slots import SlotState, slot_state
+from fixia_shardmig.runner.context import Context
+
+FRESH_S = 5.0
+"""A tail that has said nothing for longer is not running."""
+
+NEXT_STEPS: dict[Phase, tuple[str, ...]] = {
+    Phase.PLANNED: ("shardmig copy --resume",),
+    Phase.COPYING: ("shardmig copy --resume",),
+    Phase.TAILING: ("shardmig tail", "shardmig verify"),
+    Phase.VERIFIED: ("shardmig cutover --dry-run", "shardmig cutover"),
+    Phase.FENCED: ("shardmig cutover --resume",),
+    Phase.SWITCHED: ("shardmig lookup TABLE KEY",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TableProgress:
+    """How far the copy of one table is; `rows` as read from the source so far."""
+
+    table: str
+    chunks: int
+    chunks_done: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything `shardmig status` shows. `migration` is None where none was begun."""
+
+    migration: Migration | None
+    tables: tuple[TableProgress, ...]
+    positions: dict[str, LSN | None]
+    source_lsn: LSN | None
+    slot: SlotState | None
+    tail: TailState | None
+    driver: str | None
+    next_steps: tuple[str, ...]
+    problems: tuple[str, ...]
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """Return how much WAL the slowest shard is behind the source."""
+        known = [lsn for lsn in self.positions.values() if lsn is not None]
+        if self.source_lsn is None or not known:
+            return None
+        return max(0, self.source_lsn - min(known))
+
+    @property
+    def tail_runs(self) -> bool:
+        """Whether a tail has spoken lately."""
+        return self.tail is not None and self.tail.age_s < FRESH_S and not self.tail.stopped_by
+
+    @property
+    def lag_s(self) -> float | None:
+        """Return how old the newest applied commit is while more is waiting, 0 when nothing is; None without a tail."""
+        if not self.tail_runs or self.tail is None:
+            return None
+        if self.tail.applied_lsn >= self.tail.source_lsn or self.tail.applied_commit_time is None:
+            return 0.0
+        return max(0.0, (self.now - self.tail.applied_commit_time).total_seconds())
+
+    @property
+    def eta_s(self) -> float | None:
+        """Return 0 when caught up, else None: a rate in changes says nothing of the bytes that are left."""
+        return 0.0 if self.lag_s == 0.0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contract's `status` part."""
+        migration, tail = self.migration, self.tail
+        return {
+            "phase": migration.phase.value if migration else None,
+            "writer": writer_in(migration.phase).value if migration else "source",
+            "epoch": migration.routing_epoch if migration else 0,
+            "tables": [
+                {"table": t.table, "chunks": t.chunks, "chunks_done": t.chunks_done, "rows": t.rows, "bytes": t.bytes}
+                for t in self.tables
+            ],
+            "positions": {name: str(lsn) if lsn else None for name, lsn in self.positions.items()},
+            "lag_bytes": self.lag_bytes,
+            "lag_s": round(self.lag_s, 3) if self.lag_s is not None else None,
+            "retained_wal_bytes": self.slot.retained_wal_bytes if self.slot else None,
+            "slot": _slot_json(self.slot),
+            "rates": {"changes_per_s": round(tail.changes_per_s, 1) if self.tail_runs and tail else 0.0},
+            "tail": _tail_json(tail) if tail else None,
+            "driver": self.driver,
+            "evidence": migration.evidence if migration else {},
+            "problems": list(self.problems),
+            "eta_s": self.eta_s,
+        }
+
+
+def _slot_json(slot: SlotState | None) -> dict[str, Any] | None:
+    if slot is None:
+        return None
+    return {
+        "active": slot.active,
+        "active_pid": slot.active_pid,
+        "restart_lsn": str(slot.restart_lsn) if slot.restart_lsn else None,
+        "confirmed_flush_lsn": str(slot.confirmed_flush_lsn) if slot.confirmed_flush_lsn else None,
+        "wal_status": slot.wal_status,
+        "safe_wal_size": slot.safe_wal_size,
+    }
+
+
+def _tail_json(tail: TailState) -> dict[str, Any]:
+    return {
+        "applied_lsn": str(tail.applied_lsn),
+        "transactions": tail.transactions,
+        "changes": tail.changes,
+        "moved_rows": tail.moved_rows,
+        "conflicts": tail.conflicts,
+        "age_s": round(tail.age_s, 1),
+        "stopped_by": tail.stopped_by,
+    }
+
+
+def status(context: Context) -> Status:
+    """Read the journal, the shards' positions and the slot. A shard that does not answer is a problem, not an error."""
+    with context.journal() as journal:
+        migration = journal.find()
+        if migration is None:
+            return Status(None, (), {}, None, None, None, None, ("shardmig plan", "shardmig copy"), ())
+        problems: list[str] = []
+        positions = _positions(context, problems)
+        source_lsn, slot = _source(context, migration, problems)
+        tail = journal.tail_state()
+        if tail and tail.conflicts:
+            problems.append(f"{tail.conflicts} changes hit no row: shardmig verify finds what differs")
+        if tail and tail.stopped_by and tail.stopped_by != "stopped":
+            problems.append(f"the tail stopped: {tail.stopped_by}")
+        return Status(
+            migration,
+            _tables(journal.chunks()),
+            positions,
+            source_lsn,
+            slot,
+            tail,
+            journal.holder("driver"),
+            _next_steps(migration, journal),
+            tuple(problems),
+        )
+
+
+def _next_steps(migration: Migration, journal: Journal) -> tuple[str, ...]:
+    steps = NEXT_STEPS.get(migration.phase, ())
+    running = journal.holder("driver") is not None
+    return tuple(step for step in steps if not (running and step in {"shardmig tail", "shardmig copy --resume"}))
+
+
+def _tables(chunks: list[Chunk]) -> tuple[TableProgress, ...]:
+    tables: dict[str, list[Chunk]] = {}
+    for chunk in chunks:
+        tables.setdefault(str(chunk.table), []).append(chunk)
+    return tuple(
+        TableProgress(
+            name,
+            len(listed),
+            sum(chunk.done_epoch is not None for chunk in listed),
+            sum(chunk.rows or 0 for chunk in listed),
+            sum(chunk.bytes or 0 for chunk in listed),
+        )
+        for name, listed in tables.items()
+    )
+
+
+def _positions(context: Context, problems: list[str]) -> dict[str, LSN | None]:
+    found: dict[str, LSN | None] = {}
+    for name, endpoint in context.shard_map.shards.items():
+        try:
+            with session(endpoint.url, "status") as connection:
+                found[name] = position(connection)
+        except ShardmigError as error:
+            found[name] = None
+            problems.append(f"shard {name} does not answer: {error.message}")
+    return found
+
+
+def _source(
+    context: Context, migration: Migration, problems: list[str]
+) -> tuple[LSN | None, SlotState | None]:
+    with session(context.shard_map.source.url, "status") as source:
+        slot = slot_state(source, migration.slot)
+        if migration.slot_lsn is not None and slot is None:
+            problems.append(f"replication slot {migration.slot} is gone: shardmig abort, then begin again")
+        elif slot is not None and slot.wal_status in {"unreserved", "lost"}:
+            problems.append(f"replication slot {migration.slot} is {slot.wal_status}: WAL it needs is being removed")
+        return insert_lsn(source), slot
