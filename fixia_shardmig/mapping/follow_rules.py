@@ -64,7 +64,8 @@ def _by_column(scope: Scope, table: Table, way: Way, name: str) -> Path | None:
         return _fit(scope, table, way, candidates[0])
     if candidates:
         targets = ", ".join(str(path.references) for path in candidates)
-        hint = f"write {path_text(scope.catalog, table.name, candidates[0])}, or another one of them"
+        first = next((path for path in candidates if path.references != table.name), candidates[0])
+        hint = f"write {path_text(scope.catalog, table.name, first)}, or another one of them"
         scope.report.at_value(way, f"{name} has several foreign keys, to {targets}", hint=hint)
         return None
     wider = next((path for path in paths if name in path.columns), None)
@@ -195,18 +196,19 @@ def _fixed_shard(rules: Mapping[TableName, Rule], name: TableName, seen: frozens
 
 
 def _check_self(scope: Scope, rules: Mapping[TableName, Rule], followed: list[Followed], one: Followed) -> None:
-    """Refuse a table that only follows itself: its first row has nobody to follow."""
+    """Refuse a path to the own table: its rows would wait for rows of the same table, without end (pitfall 12)."""
+    shown = ", ".join(one.path.columns)
     if any(other.path.references != one.table for other in followed if other.table == one.table):
+        message = f"{one.table} follows itself by {shown}, which decides nothing"
+        scope.report.at_value(one.way, message, hint=f"leave {shown} out, the other columns decide")
         return
     others = leading_paths(scope.catalog, rules, one.table)
-    shown = ", ".join(one.path.columns)
     if not others:
         hint = "write {shard: SHARD}, or {split_by: COLUMN, homes: ...}"
     elif never_null(scope.catalog.tables[one.table], others[0]):
         hint = f"follow {path_text(scope.catalog, one.table, others[0])}, which every row has"
     else:
-        own = path_text(scope.catalog, one.table, one.path)
-        hint = f"add a column that decides: follows: [{own}, {path_text(scope.catalog, one.table, others[0])}]"
+        hint = f"follow {path_text(scope.catalog, one.table, others[0])}, and write otherwise: SHARD for rows without it"
     scope.report.at_value(one.way, f"{one.table} only follows itself by {shown}, which decides nothing", hint=hint)
 
 

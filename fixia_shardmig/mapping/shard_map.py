@@ -151,9 +151,9 @@ class ShardMap:
 
 
 def topological(tables: Mapping[TableName, Rule]) -> tuple[TableName, ...]:
-    """Return the moved tables, parents before those that follow them; a reference to the table itself has no say.
+    """Return the moved tables, parents before those that follow them.
 
-    The mapping's check has refused circles.
+    The mapping's check has refused circles, those of one table too.
     """
     ordered: dict[TableName, None] = {}
 
@@ -164,8 +164,7 @@ def topological(tables: Mapping[TableName, Rule]) -> tuple[TableName, ...]:
         match rule:
             case Follows(paths):
                 for path in paths:
-                    if path.references != name:
-                        visit(path.references)
+                    visit(path.references)
             case SplitByReference():
                 visit(rule.references)
             case _:

@@ -60,7 +60,7 @@ def possible_homes(shard_map: ShardMap, table: TableName) -> frozenset[str]:
         case OnShard(shard):
             return frozenset({shard})
         case Follows(paths):
-            parents = {path.references for path in paths} - {table}
+            parents = {path.references for path in paths}
             homes = frozenset(home for parent in parents for home in possible_homes(shard_map, parent))
         case _:
             homes = frozenset(rule.homes.values()) or everywhere

@@ -354,6 +354,21 @@ MISTAKES = {
         "offers only follows itself by parent_id, which decides nothing",
         "follow user_id, which every row has",
     ),
+    "a table that follows itself first": (
+        tables("offers: {follows: [^parent_id, user_id]}"),
+        "offers follows itself by parent_id, which decides nothing",
+        "leave parent_id out, the other columns decide",
+    ),
+    "a table that follows itself last": (
+        tables("offers: {follows: [user_id, ^parent_id]}"),
+        "offers follows itself by parent_id, which decides nothing",
+        "leave parent_id out, the other columns decide",
+    ),
+    "a table that follows itself by a column that nothing declares": (
+        tables("pairs: {follows: [user_id, ^{columns: [b, a], references: pairs, to: [a, b]}]}"),
+        "pairs follows itself by b, a, which decides nothing",
+        "leave b, a out, the other columns decide",
+    ),
     "shards in the source": (
         HEAD.replace('"postgresql://app:hunter2@db/pros"', '^"postgres://x@db:5432/shop?sslmode=require"') + tables(),
         "pros is the same database as the source",
@@ -498,8 +513,8 @@ def test_a_chain_that_ends_on_one_shard_is_refused_along_its_length(tmp_path: Pa
     assert [(8, "write {shard: pros}"), (9, "write {shard: pros}")] == [(one.line, one.hint) for one in problems]
 
 
-def test_a_table_that_follows_only_itself_and_nullable_others_is_told_both(tmp_path: Path) -> None:
-    """Pitfall 12: where the other column may be NULL, the hint keeps the table's own reference as the first choice."""
+def test_a_table_that_only_follows_itself_is_told_what_else_it_could_follow(tmp_path: Path) -> None:
+    """Pitfall 12: a nullable column is proposed together with the `otherwise` it needs; with none, another rule is."""
     source = catalog(
         USERS,
         table("nodes", "id text!", "parent_id text", "user_id text"),
@@ -509,10 +524,22 @@ def test_a_table_that_follows_only_itself_and_nullable_others_is_told_both(tmp_p
     text = f"tables:\n  {SPLIT}\n  nodes: {{follows: parent_id}}\n  alone: {{follows: parent_id}}"
     hints = [problem.hint for problem in check_problems(tmp_path, text, source)]
     expected = [
-        "add a column that decides: follows: [parent_id, user_id]",
+        "follow user_id, and write otherwise: SHARD for rows without it",
         "write {shard: SHARD}, or {split_by: COLUMN, homes: ...}",
     ]
     assert expected == hints
+
+
+def test_a_hint_at_several_foreign_keys_shows_one_that_can_decide(tmp_path: Path) -> None:
+    """Pitfall 12: the column also points to its own table, which the hint must not send anybody to."""
+    source = catalog(
+        USERS,
+        table("nodes", "id text!", "other_id text!"),
+        keys=["nodes(other_id) -> nodes(id)", "nodes(other_id) -> users(id)"],
+    )
+    text = f"tables:\n  {SPLIT}\n  nodes: {{follows: other_id}}"
+    hint = "write {columns: [other_id], references: users, to: [id]}, or another one of them"
+    assert [hint] == [problem.hint for problem in check_problems(tmp_path, text, source)]
 
 
 # --- what is accepted -------------------------------------------------------------------------------------------------
@@ -604,9 +631,9 @@ def test_a_reference_without_to_points_to_the_primary_key(tmp_path: Path) -> Non
     assert rule == Follows((Reference_(("owner",), TableName("public", "users"), ("id",), declared=False),))
 
 
-def test_a_table_may_follow_itself_beside_another_column(tmp_path: Path) -> None:
-    """Pitfall 12: a counter-offer lives with its parent, the first one with its user; ordering the tables ends."""
-    shard_map = checked(tmp_path, tables("offers: {follows: [parent_id, user_id]}"), shop())
+def test_a_table_may_reference_itself_as_long_as_another_column_decides(tmp_path: Path) -> None:
+    """Pitfall 12: a counter-offer references its parent, and both live with their own user."""
+    shard_map = checked(tmp_path, tables("offers: {follows: user_id}"), shop())
     order = topological(shard_map.tables)
     offers, users = TableName("public", "offers"), TableName("public", "users")
     assert order.index(users) < order.index(offers)

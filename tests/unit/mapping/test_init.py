@@ -236,6 +236,22 @@ def test_a_table_lives_beside_the_large_one_it_needs(tmp_path: Path) -> None:
     assert [OnShard("b"), OnShard("b")] == [rules["big"], rules["needs_big"]]
 
 
+def follows_itself(shard_map: ShardMap, name: TableName) -> bool:
+    """Whether one of a table's paths leads to the table."""
+    rule = shard_map.tables[name]
+    return isinstance(rule, Follows) and any(path.references == name for path in rule.paths)
+
+
+def test_a_self_reference_is_no_alternative(tmp_path: Path) -> None:
+    """Pitfall 12: where all references are nullable they are alternatives, and the one to the own table is not."""
+    source = catalog(
+        table("users", "id text!", "kind text!"),
+        table("posts", "id text!", "reply_to text", "user_id text", "editor_id text"),
+        keys=["posts(reply_to) -> posts(id) c", "posts(user_id) -> users(id)", "posts(editor_id) -> users(id)"],
+    )
+    assert ["editor_id", "user_id"] == columns_of(rules_of(accepted(tmp_path, source, "a", "b"))["posts"])
+
+
 @st.composite
 def sources(draw: st.DrawFn) -> Catalog:
     """Draw tables with any foreign keys between them: circles, repeats, self-references, nullable or not."""
@@ -269,6 +285,7 @@ def test_whatever_the_foreign_keys_the_proposal_passes(
     shard_map = accepted(tmp_path_factory.mktemp("proposal"), source, "a", "b")
     assert {root.name for root in source.roots()} == set(shard_map.tables)
     assert len(topological(shard_map.tables)) == len(shard_map.moved())
+    assert [] == [name for name in shard_map.tables if follows_itself(shard_map, name)]
 
 
 @given(st.text())
