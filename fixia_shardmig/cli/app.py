@@ -202,16 +202,18 @@ def verify(session: Session, tables: tuple[str, ...], jobs: int) -> int:
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Parallel work.")
 @command
 def run(session: Session, until: str, jobs: int) -> int:
-    """Run the phases in one go, from wherever the migration stands, then follow the source."""
-    from fixia_shardmig.runner.story import run_all
+    """Run the phases in one go, from wherever the migration stands, say how it went, then follow the source."""
+    from fixia_shardmig.runner.story import Outcome, run_all
 
-    outcome = run_all(session.load(), until=until, jobs=jobs)
-    session.result(
-        outcome.to_json(),
-        outcome.text(),
-        status="ok" if outcome.equal else "differences",
-        next_steps=("shardmig cutover --dry-run",),
-    )
+    def tell(outcome: Outcome) -> None:
+        session.result(
+            outcome.to_json(),
+            outcome.text(),
+            status="ok" if outcome.equal else "differences",
+            next_steps=("shardmig cutover --dry-run",) if outcome.equal else ("shardmig events",),
+        )
+
+    outcome = run_all(session.load(), until=until, jobs=jobs, on_outcome=tell)
     return int(Exit.OK if outcome.equal else Exit.DIFFERENCES)
 
 

@@ -31,6 +31,7 @@ from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
 from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot, slot_state
 from fixia_shardmig.runner.context import Context, new_migration, publication_name, refuse_other_plan
+from fixia_shardmig.runner.planning import refuse_blockers
 from fixia_shardmig.runner.progress import Progress
 from fixia_shardmig.schema.apply import apply_pre_data, run_stage
 from fixia_shardmig.schema.build import build_all
@@ -135,6 +136,8 @@ def copy(context: Context, options: CopyOptions) -> CopyResult:
                 f" {found.phase.value}",
                 hint=f"{RESUME}, or shardmig abort to begin again",
             )
+        if found is None:
+            refuse_blockers(context)
         migration = prepare_schema(context, journal)
         if migration.phase in {Phase.PLANNED, Phase.COPYING}:
             _copy_all(context, options, journal, migration)

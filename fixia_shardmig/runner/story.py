@@ -1,0 +1,63 @@
+"""Runs the phases one after the other, from wherever a migration stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fixia_shardmig.runner.context import Context
+from fixia_shardmig.runner.copying import CopyOptions, CopyResult, copy
+from fixia_shardmig.runner.tailing import TailResult, tail
+from fixia_shardmig.runner.verifying import verify_now
+from fixia_shardmig.verify.render import render_text
+from fixia_shardmig.verify.result import VerifyResult
+
+UNTIL_VERIFY = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the phases have brought so far."""
+
+    copy: CopyResult
+    tail: TailResult
+    verify: VerifyResult | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing was found to differ."""
+        return self.verify is None or self.verify.equal
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parts of the phases that ran."""
+        parts: dict[str, Any] = {"copy": self.copy.to_json(), "tail": self.tail.to_json()}
+        return parts | ({"verify": self.verify.to_json()} if self.verify else {})
+
+    def text(self) -> str:
+        """Return it for people."""
+        lines = [
+            f"copied {self.copy.rows:,} rows in {self.copy.chunks} chunks",
+            f"applied {self.tail.changes:,} changes up to {self.tail.applied_lsn}",
+        ]
+        return "\n".join([*lines, *([render_text(self.verify)] if self.verify else [])])
+
+
+def run_all(context: Context, *, until: str, jobs: int, on_outcome: Callable[[Outcome], None]) -> Outcome:
+    """Copy or go on copying, catch up, verify if asked; tell the outcome; then follow the source until stopped.
+
+    Differences end it: what follows a wrong copy is of no use.
+    """
+    copied = copy(context, CopyOptions(resume=_has_begun(context), jobs=jobs))
+    tailed = tail(context, caught_up=True, jobs=jobs)
+    context.refuse_if_stopped("tailing", "shardmig run")
+    outcome = Outcome(copied, tailed, verify_now(context, jobs=jobs) if until == UNTIL_VERIFY else None)
+    on_outcome(outcome)
+    if outcome.equal:
+        tail(context, jobs=jobs)
+    return outcome
+
+
+def _has_begun(context: Context) -> bool:
+    with context.journal() as journal:
+        return journal.find() is not None
