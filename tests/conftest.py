@@ -1,3 +1,8 @@
 """Fixtures for every test: they live in tests/fixtures, one file a topic."""
 
-pytest_plugins = ("tests.fixtures.fix_clusters", "tests.fixtures.fix_market", "tests.fixtures.fix_replication")
+pytest_plugins = (
+    "tests.fixtures.fix_clusters",
+    "tests.fixtures.fix_market",
+    "tests.fixtures.fix_replication",
+    "tests.fixtures.fix_split",
+)

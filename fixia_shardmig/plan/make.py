@@ -11,10 +11,8 @@ import psycopg
 from fixia_shardmig.mapping.shard_map import (
     Follows,
     OnShard,
-    Reference,
     Rule,
     ShardMap,
-    Skip,
     SplitByColumn,
     SplitByReference,
     SplitBySql,
@@ -248,7 +246,7 @@ def rule_text(rule: Rule) -> str:
             text = "follows " + ", else ".join("+".join(path.columns) for path in paths)
         case OnShard(shard):
             text = f"on {shard}"
-        case Reference() | Skip():
+        case _:
             text = type(rule).__name__.lower()
     return text
 

@@ -119,8 +119,8 @@ class Counter:
             return Homeless(values=tuple(values), keys=keys)
         if isinstance(rule, Follows):
             return replace(self._follower_without(name, rule), keys=keys)
-        query = sql.SQL("SELECT 'all', count(*) FROM {} WHERE {} IS NULL").format(source, expression)
-        return Homeless(others=self._total(query, name), keys=keys)
+        without = sql.SQL("SELECT 'all', count(*) FROM {} WHERE {} IS NULL").format(source, expression)
+        return Homeless(others=self._total(without, name), keys=keys)
 
     def _follower_without(self, name: TableName, rule: Follows) -> Homeless:
         """Count rows without a reference, and those whose deciding reference leads nowhere."""

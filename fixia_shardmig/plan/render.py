@@ -96,8 +96,7 @@ def _needs(plan: Plan) -> list[str]:
     cost = plan.estimate
     return [
         f"Room on the shards, with indexes: {room}; as much again for WAL while copying",
-        f"Time to expect: copy {_duration(cost.copy_s)}, verify {_duration(cost.verify_s)}, cutover {cost.pause_s} s "
-        + "in which nobody writes (by rates measured on two cores)",
+        f"Time to expect: copy {_duration(cost.copy_s)}, verify {_duration(cost.verify_s)}, pause {cost.pause_s} s",
     ]
 
 

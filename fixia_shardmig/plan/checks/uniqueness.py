@@ -42,8 +42,7 @@ def _finding(table: Table, index: Index) -> Finding:
     return Finding(
         "uniqueness-ends",
         Severity.WARNING,
-        f"{index.name} ({columns}) is checked by each shard for itself after the split: "
-        "two shards can hold the same value",
+        f"{index.name} ({columns}): after the split each shard checks only its own rows",
         "claim the value on the shared shard before writing it (lookup offers claims), or accept it",
         table.name,
     )
