@@ -33,9 +33,22 @@ def command(function: Callable[Concatenate[Session, P], int | None]) -> Callable
                 code = function(session, *args, **kwargs) or int(Exit.OK)
         except ShardmigError as error:
             code = session.failed(error)
+        except Exception as error:
+            code = session.failed(_unforeseen(error))
         context.exit(code)
 
     return run
+
+
+def _unforeseen(error: Exception) -> ShardmigError:
+    """Return a server's error as ours; anything else is a bug, and its traceback is what helps."""
+    import psycopg
+
+    from fixia_shardmig.postgres.retry import unforeseen
+
+    if isinstance(error, psycopg.Error):
+        return unforeseen(error)
+    raise error
 
 
 @click.group(context_settings={"auto_envvar_prefix": "SHARDMIG", "help_option_names": ["-h", "--help"]})

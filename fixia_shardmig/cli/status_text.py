@@ -19,14 +19,15 @@ def render_status(status: Status) -> str:
         f"phase       {migration.phase.value}; {writer_in(migration.phase).value} may write",
         f"copy        {done}/{total} chunks, {sum(t.rows for t in status.tables):,} rows,"
         f" {mib(sum(t.bytes for t in status.tables))}",
-        f"positions   {', '.join(f'{name} {lsn or "none"}' for name, lsn in status.positions.items())}",
+        "positions   " + ", ".join(f"{name} {lsn or 'none'}" for name, lsn in status.positions.items()),
         f"lag         {_lag(status)}",
         f"slot        {_slot(status)}",
         f"tail        {_tail(status)}",
     ]
     if "verified_at" in migration.evidence:
         outcome = "equal" if migration.evidence.get("verified_equal") else "differences"
-        lines.append(f"verified    {outcome} at {migration.evidence['verified_lsn']}, {migration.evidence['verified_at']}")
+        evidence = migration.evidence
+        lines.append(f"verified    {outcome} at {evidence['verified_lsn']}, {evidence['verified_at']}")
     lines += [f"problem     {problem}" for problem in status.problems]
     return "\n".join(lines)
 

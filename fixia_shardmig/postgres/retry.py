@@ -41,3 +41,12 @@ def as_shardmig_error(error: psycopg.Error, url: str, *, doing: str, next_comman
     if is_passing(error):
         return TemporaryError(message, hint=f"when the server is back, run: {next_command}")
     return ShardmigError(message, hint=f"remove the cause, then run: {next_command}")
+
+
+def unforeseen(error: psycopg.Error) -> ShardmigError:
+    """Turn an error that nobody expected into ours, so that it ends as a line and an exit code, not as a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = f"a server said: {lines[0] if lines else type(error).__name__}"
+    if is_passing(error):
+        return TemporaryError(cause, hint="when the server is back, run the same command again; what is done is saved")
+    return ShardmigError(cause, hint="shardmig status shows where the migration stands; -v logs more")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +61,7 @@ class Context:
 
 
 def load(
-    mapping: Path | str, *, say: Say = _silent, stop: Event | None = None, as_planned: bool = False
+    mapping: Path | str, *, say: Say = _silent, stop: Event | None = None, env: Mapping[str, str] = os.environ
 ) -> Context:
     """Read the mapping, connect to the source and hold the one against the other.
 
@@ -69,15 +69,14 @@ def load(
         mapping: The mapping file.
         say: Where progress goes.
         stop: The signal to end.
-        as_planned: Leave out tables that the mapping does not know, for phases that go by the journal's plan.
+        env: Where the mapping's variables are looked up.
 
     Raises:
         MappingError: The file has mistakes, all of which are named.
         RefusedError: The source refuses us.
         TemporaryError: It cannot be reached now.
     """
-    del as_planned
-    mapping_file = read_mapping(mapping)
+    mapping_file = read_mapping(mapping, env)
     with session(mapping_file.source.url, "catalog") as source:
         catalog = read_catalog(source)
     return Context(check_mapping(mapping_file, catalog), catalog, say, stop or Event())

@@ -252,7 +252,7 @@ def tail_running(context: Context, *, jobs: int = 2) -> Iterator[None]:
         if not journal.try_hold("driver"):
             yield
             return
-        inner = Context(context.shard_map, context.catalog, context.say, stop)
+        inner = Context(context.shard_map, context.catalog, stop=stop)
 
         def follow() -> None:
             try:

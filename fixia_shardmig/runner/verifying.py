@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.runner.barrier import Moment, moment
 from fixia_shardmig.runner.context import Context, refuse_other_plan
+from fixia_shardmig.runner.progress import EVERY_S
 from fixia_shardmig.runner.tailing import tail_running
 from fixia_shardmig.verify.result import VerifyResult
 from fixia_shardmig.verify.verification import Progress, verify
@@ -49,8 +51,12 @@ def verify_now(context: Context, *, tables: Collection[str] = (), jobs: int = 2)
 def compare(context: Context, at: Moment, *, tables: Collection[TableName] | None, jobs: int) -> VerifyResult:
     """Compare the snapshots of a moment."""
 
+    told = [time.monotonic()]
+
     def tell(progress: Progress) -> None:
-        context.say(f"verify: {progress.done}/{progress.total} scans, {progress.table} on {progress.side}")
+        if time.monotonic() - told[0] >= EVERY_S:
+            told[0] = time.monotonic()
+            context.say(f"verify: {progress.done}/{progress.total} scans, {progress.table} on {progress.side}")
 
     return verify(
         context.shard_map,
