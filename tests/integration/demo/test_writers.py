@@ -23,12 +23,11 @@ WORKS: list[Work] = sorted({*WHOLE, *SHARD, *SHARED_SHARD}, key=str)
 FENCE = """
 create function refuse() returns trigger language plpgsql as $$
     begin raise exception 'fenced' using errcode = '57FFF'; end $$;
-create trigger fence before insert or update or delete on notifications execute function refuse();
-create trigger fence before insert or update or delete on users execute function refuse();
-create trigger fence before insert or update or delete on projects execute function refuse();
-create trigger fence before insert or update or delete on services execute function refuse();
-create trigger fence before insert or update or delete on service_views execute function refuse();
-create trigger fence before insert or update or delete on user_activity execute function refuse();
+do $$ declare name text; begin
+    for name in select tablename from pg_tables where schemaname = 'public' loop
+        execute format('create trigger fence before insert or update or delete on %I execute function refuse()', name);
+    end loop;
+end $$;
 """
 UNFENCE = "drop function refuse cascade"
 
@@ -89,8 +88,8 @@ def test_a_rolled_back_savepoint_is_not_noted(market_url: str) -> None:
     assert longest > 32
 
 
-def test_writers_keep_the_marketplace_consistent(market_url: str) -> None:
-    """A few hundred mixed transactions leave no foreign key dangling, and nearly all of them succeed."""
+def test_every_kind_of_work_occurs_and_nearly_all_of_it_succeeds(market_url: str) -> None:
+    """Of some hundred mixed transactions every kind occurs, some are rolled back, and nearly all others succeed."""
     with Writers(market_url, threads=3, seed=5) as writers:
         wait_for(lambda: writers.counters().transactions > 800)
     counters = writers.counters()
@@ -105,13 +104,15 @@ def test_a_fence_is_felt_as_a_gap_and_survived(market_url: str) -> None:
         wait_for(lambda: writers.counters().transactions > 20)
         writers.forget_gaps()
         run(market_url, FENCE)
+        fenced = time.monotonic()
         wait_for(lambda: writers.counters().errors["57FFF"] > 20)
+        seconds = time.monotonic() - fenced
         run(market_url, UNFENCE)
         fenced_at = writers.counters().transactions
         wait_for(lambda: writers.counters().transactions > fenced_at + 20)
     gap = writers.longest_gap()
     assert gap is not None
-    assert gap.seconds > 0
+    assert gap.seconds >= seconds
     assert gap.seconds == pytest.approx((gap.ended_at - gap.began_at).total_seconds(), abs=1e-3)
 
 
