@@ -237,7 +237,9 @@ class Cluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._server.wait(STOP_S_MAX)
-        psutil.wait_procs(family[:-1], timeout=STOP_S_MAX)
+        deadline = time.monotonic() + STOP_S_MAX
+        while not all(map(_is_dead, family)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
         self._forget_processes()
 
     def restart(self) -> None:
@@ -417,6 +419,14 @@ def _first_user(*names: str) -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise RefusedError(f"PostgreSQL cannot run as root and there is no user {' or '.join(names)}", hint="add one")
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    """Whether a process runs no more; a zombie does not, though its new parent may take seconds to collect it."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _free_port() -> int:
