@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByColumn, SplitBySql
-from fixia_shardmig.model.catalog import Column
 from fixia_shardmig.model.errors import UnroutableError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key, Lookups, comparable, home_of
@@ -163,7 +162,7 @@ class _Settling:
         self._look_up_parents(root, candidates)
         moves: dict[tuple[TableName, int], list[str]] = {}
         for candidate in candidates:
-            home = self._home(root, candidate)
+            home = self._home(root, candidate, shard)
             if home != shard.number:
                 moves.setdefault((candidate.leaf, home), []).append(candidate.ctid)
         for (leaf, home), ctids in moves.items():
@@ -184,7 +183,8 @@ class _Settling:
         for space, keys in wanted.items():
             self.router.locations.fetch(space, keys)
 
-    def _home(self, root: TableName, candidate: Candidate) -> int:
+    def _home(self, root: TableName, candidate: Candidate, shard: ShardSession) -> int:
+        """Return the home's number; before the shards are consistent, a row whose parent is yet to come stays."""
         rule = self.router.shard_map.tables[root]
         lookups = Lookups(
             parent_home=self.router.parent_home,
@@ -192,6 +192,8 @@ class _Settling:
             evaluated=lambda _: candidate.values[_EVALUATED],
         )
         home = home_of(rule, candidate.values, shard_map=self.router.shard_map, lookups=lookups)
+        if home is None and self.router.loose:
+            return shard.number
         if home is None:
             shown = {name: value for name, value in candidate.values.items() if name != _EVALUATED}
             raise UnroutableError(
@@ -237,15 +239,8 @@ class _Settling:
             value, column = row[name], table.table.column(name)
             if value is None or column is None:
                 return None
-            key.append(_comparable(column, value))
+            key.append(comparable(column, value))
         return tuple(key)
-
-
-def _comparable(column: Column, value: str) -> str:
-    """Return the cache's form of a value that came as `::text`: the stream spells booleans with one letter."""
-    if column.base_type == "bool":
-        return value[:1]
-    return comparable(column, value)
 
 
 def _paths(followers: dict[TableName, list[Follower]], root: TableName) -> list[Path]:

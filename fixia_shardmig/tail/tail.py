@@ -38,6 +38,9 @@ from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import TailTable, TailTables
 
 MARKER_PREFIX = "shardmig"
+SETTLED = "settled_lsn"
+"""The evidence that every row was brought home after the last snapshot epoch."""
+
 READ_BYTES = 4 * 1024 * 1024
 BATCH_CHANGES = 20_000
 BATCH_BYTES = 64 * 1024 * 1024
@@ -125,7 +128,7 @@ class Tail:
             publication=migration.publication,
             purpose=f"tail {migration.name}",
         )
-        self._is_loose = self._before_consistency()
+        self._is_loose = self._starts_loose()
         self.batches.router.loose = self._is_loose
 
     def close(self) -> None:
@@ -142,9 +145,9 @@ class Tail:
 
     # what the epochs of the copy ask for
 
-    def _before_consistency(self) -> bool:
-        consistent = self.migration.consistent_lsn
-        return len(self._epochs) > 1 and consistent is not None and self.batches.position < consistent
+    def _starts_loose(self) -> bool:
+        """Whether rows of several snapshots are still to be made one: until all rows were brought home once."""
+        return len(self._epochs) > 1 and not self.migration.evidence.get(SETTLED)
 
     def _skips_function(self) -> Callable[[TailTable, int], bool]:
         """Tables without a key are replayed only past their own snapshot (pitfall 44); others are replayed whole."""
@@ -174,6 +177,7 @@ class Tail:
         began = time.monotonic()
         try:
             self._replay_torn_batch()
+            self._reach_consistency()
             while not stop.is_set():
                 if until is not None and self.batches.position >= until:
                     break
@@ -272,11 +276,13 @@ class Tail:
 
     def _reach_consistency(self) -> None:
         """Once every snapshot's LSN is passed, bring all rows home and hold changes to their word from then on."""
-        if not self._is_loose or self._before_consistency():
+        consistent = self.migration.consistent_lsn
+        if not self._is_loose or consistent is None or self.batches.position < consistent:
             return
         self.batches.router.loose = self._is_loose = False
         moved = self.batches.settle_all(self.batches.position)
         self.batches.missed.clear()
+        self.journal.add_evidence({SETTLED: str(self.batches.position)})
         self.journal.event("consistent", lsn=str(self.batches.position), moved_rows=moved)
 
     def _replay_torn_batch(self) -> None:
