@@ -32,8 +32,8 @@ def evaluate_sql(
 
 
 def sql_of_mapping(rule: SplitBySql) -> sql.SQL:
-    """Return the mapping's own SQL, ready to stand in a query with parameters."""
-    return sql.SQL(cast("LiteralString", rule.expression.replace("%", "%%")))
+    """Return the mapping's own SQL, ready to stand in a query with parameters; a comment at its end ends there."""
+    return sql.SQL(cast("LiteralString", rule.expression.replace("%", "%%") + "\n"))
 
 
 def read_types(shard: ShardSession, rule: SplitByReference) -> dict[str, str | None]:
@@ -54,6 +54,18 @@ def read_columns(shard: ShardSession, table: TailTable, key: Key, columns: tuple
     )
     row = shard.connection.execute(query, key).fetchone()
     return None if row is None or None in row else tuple(row)
+
+
+def read_key(shard: ShardSession, table: TailTable, ctid: str) -> dict[str, str | None]:
+    """Return the identity of the row at a place, for people; empty for a table without a key."""
+    own = table.own.columns
+    if not own:
+        return {}
+    query = sql.SQL("SELECT {} FROM {} WHERE ctid = %s::tid").format(
+        statements.as_text(own), statements.target(table.table)
+    )
+    row = shard.connection.execute(query, (ctid,)).fetchone()
+    return dict(zip(own, row, strict=True)) if row else {}
 
 
 def has_equal_row(shard: ShardSession, plan: RelationPlan, values: tuple[str | None, ...]) -> bool:

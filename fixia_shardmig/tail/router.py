@@ -7,7 +7,7 @@ batch with all that follow it. Before the shards are consistent (`loose`), a cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -201,11 +201,13 @@ class Router:
 
     def referenced_value(self, rule: SplitByReference, key: str) -> str | None:
         """Return the type's name that stands in a small reference table."""
+        column = self.tables.catalog.tables[rule.references].column(rule.referenced_column)
         known = self._types.get(id(rule))
         if known is None:
             self.flush()
-            known = self._types[id(rule)] = read_types(self.shards[0], rule)
-        return known.get(key)
+            types = read_types(self.shards[0], rule)
+            known = self._types[id(rule)] = {comparable(column, own) if column else own: v for own, v in types.items()}
+        return known.get(comparable(column, key) if column else key)
 
     def home_mask(self, plan: RelationPlan, row: Row) -> int | None:
         """Return the shard set of a row's home; 0 when it cannot be decided, None when a deciding value is left out."""
@@ -250,12 +252,14 @@ class Router:
         self._came(plan, row)
 
     def _without_home(self, plan: RelationPlan, row: Row, key: Key | None) -> int:
-        """Refuse a row whose home cannot be decided, or park it until the shards are consistent."""
-        if not self.loose:
+        """Park a row whose home cannot be decided yet: at the end of its transaction it may be, else settling refuses.
+
+        A key that changes by ON UPDATE CASCADE over two columns leaves a row for a moment with a parent that is gone.
+        """
+        if key is None:
             raise unroutable(plan, row)
-        if key:
-            self.unsettled.rows.setdefault(plan.table.leaf, {})[key] = None
-        return 1
+        self.unsettled.rows.setdefault(plan.table.leaf, {})[key] = None
+        return plan.table.allowed_mask & -plan.table.allowed_mask
 
     def _update(self, plan: RelationPlan, change: Update) -> None:
         table = plan.table
@@ -270,10 +274,7 @@ class Router:
         if self.loose and table.fixed_mask is None and at & (at - 1):
             self._remove_from(plan, old_key, at & (at - 1))
             at &= -at
-        home = self.home_mask(plan, change.new)
-        if home == 0 and not self.loose:
-            raise unroutable(plan, change.new)
-        if home is None or home != at:
+        if self.home_mask(plan, change.new) != at:
             self.unsettled.rows.setdefault(table.leaf, {})[new_key] = None
         self._note_followers(plan, change, old_key, at)
         emit_update(self.shards, plan, change, at)
@@ -567,20 +568,24 @@ def _plain_as_text(plan: RelationPlan, row: Row) -> tuple[str | None, ...]:
 
 
 def unroutable(plan: RelationPlan, row: Row) -> UnroutableError:
-    """Return the error that names a row without a home, the reason and the line for the mapping."""
-    table = plan.table
-    shown = {name: _shorten(value) for name, value in zip(plan.columns, row, strict=True) if name in table.own.columns}
-    values = _deciding_values(plan, row) or {}
+    """Return the error that names a row without a home; see `no_home`."""
+    own = plan.table.own.columns
+    key = {name: value for name, value in zip(plan.columns, row, strict=True) if name in own}
+    return no_home(plan.table, key, _deciding_values(plan, row) or {})
+
+
+def no_home(table: TailTable, key: Mapping[str, object], values: Mapping[str, str | None]) -> UnroutableError:
+    """Return the error that names a row without a home, the reason, and the line for the mapping."""
+    shown = ", ".join(f"{name} = {_shorten(value)}" for name, value in key.items()) or "without a key"
     why = ", ".join(f"{name} = {_shorten(value)}" for name, value in values.items())
-    rule = table.rule
-    if isinstance(rule, Follows):
+    if isinstance(table.rule, Follows):
         line = f"otherwise: <shard> under `{table.root}:`"
         reason = f"it follows {why}, and no such parent is on any shard"
     else:
         line = f"a home for this value, or otherwise: <shard>, under `{table.root}:`"
         reason = f"the mapping has no home for {why}"
     return UnroutableError(
-        f"row {shown} of {table.leaf} has no home: {reason}; nothing of its transaction was applied, the slot keeps it",
+        f"row ({shown}) of {table.leaf} has no home: {reason}; nothing of its transaction was applied, the slot keeps it",
         hint=f"add {line} in the mapping, then: shardmig tail",
     )
 

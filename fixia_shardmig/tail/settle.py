@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByColumn, SplitBySql
-from fixia_shardmig.model.errors import UnroutableError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key, Lookups, comparable, home_of
 from fixia_shardmig.postgres.sessions import quoted
 from fixia_shardmig.tail import statements
-from fixia_shardmig.tail.reads import leaf_of, sql_of_mapping
+from fixia_shardmig.tail.reads import leaf_of, read_key, sql_of_mapping
 from fixia_shardmig.tail.record import PUT, Decisions, Explicit
-from fixia_shardmig.tail.router import Router
+from fixia_shardmig.tail.router import Router, no_home
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Follower, Keyspace, TailTable, deciding_columns
 
@@ -195,11 +194,9 @@ class _Settling:
         if home is None and self.router.loose:
             return shard.number
         if home is None:
-            shown = {name: value for name, value in candidate.values.items() if name != _EVALUATED}
-            raise UnroutableError(
-                f"a row of {candidate.leaf} with {shown} lost its home, and its rule has no otherwise",
-                hint=f"add otherwise: <shard> under `{root}:` in the mapping, then: shardmig tail",
-            )
+            table = self.tables.by_leaf[candidate.leaf]
+            values = {name: value for name, value in candidate.values.items() if name != _EVALUATED}
+            raise no_home(table, read_key(shard, table, candidate.ctid), values)
         return self.router.shard_map.shard_names.index(home)
 
     def _move(self, table: TailTable, ctids: list[str], *, start: ShardSession, end: ShardSession) -> None:

@@ -12,6 +12,7 @@ from fixia_shardmig.journal.journal import position, set_position
 from fixia_shardmig.model.catalog import Catalog, Table
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
+from fixia_shardmig.placement.snapshot import extension_path
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.sessions import connect, quoted
 from fixia_shardmig.tail import statements
@@ -53,7 +54,7 @@ class ShardSession:
         self.connection = connect(url, f"tail {name}", autocommit=True)
         self.connection.execute(
             "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false)",
-            (statements.extension_path(catalog),),
+            (extension_path(catalog),),
         )
         self.connection.prepared_max = PREPARED_MAX
         self.position = position(self.connection)

@@ -7,7 +7,7 @@ from functools import cache
 
 from psycopg import sql
 
-from fixia_shardmig.model.catalog import Catalog, Column, Table
+from fixia_shardmig.model.catalog import Column, Table
 from fixia_shardmig.postgres.sessions import quoted
 
 _UNPADDED = {"bpchar": "bpchar", "bit": "varbit"}
@@ -105,9 +105,3 @@ def matches_wanted(alias: str, columns: tuple[Column, ...]) -> sql.Composed:
         sql.SQL("{} = u.{}::{}").format(quoted(alias, column.name), quoted(f"c{at}"), key_type(column))
         for at, column in enumerate(columns)
     )
-
-
-def extension_path(catalog: Catalog) -> str:
-    """Return the search_path that finds operators of extension types, such as citext's `=`."""
-    schemas = dict.fromkeys(["pg_catalog", *(schema for _, _, schema in catalog.extensions)])
-    return ", ".join('"' + schema.replace('"', '""') + '"' for schema in schemas)

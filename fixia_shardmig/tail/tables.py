@@ -26,7 +26,7 @@ from fixia_shardmig.postgres.pgoutput import Relation, Unchanged
 
 Value = str | Unchanged | None
 Row = tuple[Value, ...]
-_REWRITTEN_KEYS = frozenset({"numeric", "citext", "bpchar"})
+_REWRITTEN_KEYS = frozenset({"numeric", "float4", "float8", "citext", "bpchar", "inet"})
 
 
 class Keyspace(NamedTuple):
