@@ -9,7 +9,7 @@ from fixia_shardmig.copy.worker import NO_HOME, ChunkTask, ShardWrite
 from fixia_shardmig.journal.records import Chunk, SnapshotEpoch
 from fixia_shardmig.mapping.shard_map import OnShard, Reference, ShardMap
 from fixia_shardmig.model.catalog import Catalog, Table
-from fixia_shardmig.placement.snapshot import home_sql
+from fixia_shardmig.placement.snapshot import extension_path, home_sql
 from fixia_shardmig.postgres.sessions import Connection
 
 _STAGING = sql.Identifier("pg_temp", "shardmig_staging")
@@ -38,6 +38,7 @@ def chunk_task(
         epoch=epoch.epoch,
         source_url=shard_map.source.url,
         snapshot=snapshot,
+        search_path=extension_path(catalog),
         copy_out=_copy_out(chunk, leaf, shard_map=shard_map, catalog=catalog, routed=routed).as_string(quoting),
         binary=binary,
         routed=routed,

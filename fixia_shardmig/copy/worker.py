@@ -51,13 +51,17 @@ class ShardWrite:
 
 @dataclass(frozen=True, slots=True)
 class ChunkTask:
-    """One chunk to copy. With `routed`, the first field of each row is the home's place in `writes`."""
+    """One chunk to copy. With `routed`, the first field of each row is the home's place in `writes`.
+
+    `search_path` is the one under which `copy_out` says what placement means, extension types too.
+    """
 
     chunk_id: int
     table: str
     epoch: int
     source_url: str = field(repr=False)
     snapshot: str
+    search_path: str
     copy_out: str
     binary: bool
     routed: bool
@@ -118,6 +122,7 @@ def _source(task: ChunkTask) -> Connection:
         return found
     connection = connect(task.source_url, "copy reader", autocommit=True)
     try:
+        connection.execute("SELECT set_config('search_path', %s, false)", (task.search_path,))
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.pgconn.exec_(b"SET TRANSACTION SNAPSHOT '" + task.snapshot.encode() + b"'")
         result = connection.pgconn.exec_(b"SELECT pg_catalog.set_config('work_mem', '64MB', false)")

@@ -208,7 +208,7 @@ def _check_self(scope: Scope, rules: Mapping[TableName, Rule], followed: list[Fo
     elif never_null(scope.catalog.tables[one.table], others[0]):
         hint = f"follow {path_text(scope.catalog, one.table, others[0])}, which every row has"
     else:
-        hint = f"follow {path_text(scope.catalog, one.table, others[0])}, and write otherwise: SHARD for rows without it"
+        hint = f"follow {path_text(scope.catalog, one.table, others[0])}, with otherwise: SHARD for rows without it"
     scope.report.at_value(one.way, f"{one.table} only follows itself by {shown}, which decides nothing", hint=hint)
 
 

@@ -25,10 +25,13 @@ def declared_paths(catalog: Catalog, name: TableName) -> tuple[Path, ...]:
 def same_spelling(child: Column, parent: Column, *, declared: bool) -> bool:
     """Whether equal keys read the same in both columns.
 
-    Texts do whatever their length; integers of different width only where a foreign key says that they belong together.
+    Texts do whatever their length, but only a citext points to a citext: `=` compares a text with it as a text, which
+    tells `A` and `a` apart. Integers of different width do only where a foreign key says that they belong together.
     """
     types = {child.base_type, parent.base_type}
-    return len(types) == 1 or types <= _TEXTS or (declared and types <= _INTEGERS)
+    if len(types) == 1:
+        return True
+    return (types <= _TEXTS and parent.base_type != "citext") or (declared and types <= _INTEGERS)
 
 
 def names_one_row(parent: Table, columns: Iterable[str]) -> bool:

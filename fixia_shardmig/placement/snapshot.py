@@ -1,11 +1,13 @@
 """Placement over a snapshot: SQL that names the home shard of each row by joins down to the split value.
 
 It decides nothing about rows without a home: their expression is NULL, and the caller refuses or counts them.
+A session that runs it needs `extension_path` as its search_path; under pg_catalog alone the keys of an extension's
+type would silently be compared as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import LiteralString, cast
 
@@ -44,9 +46,15 @@ class HomeSql:
 
 def home_sql(shard_map: ShardMap, catalog: Catalog, table: TableName, alias: str) -> HomeSql:
     """Return the expression and joins that give each row's home; raises ShardmigError for reference and skip."""
-    builder = _Builder(shard_map, catalog)
+    builder = _Builder(shard_map, catalog, prefix=alias)
     expression = builder.home(table, alias)
     return HomeSql(expression, sql.SQL("").join(builder.joins))
+
+
+def extension_path(catalog: Catalog) -> str:
+    """Return the search_path that finds operators of extension types, such as citext's `=` (pitfall 50)."""
+    schemas = dict.fromkeys(["pg_catalog", *(schema for _, _, schema in catalog.extensions)])
+    return ", ".join('"' + schema.replace('"', '""') + '"' for schema in schemas)
 
 
 def from_item(catalog: Catalog, table: TableName) -> sql.Composed:
@@ -56,9 +64,10 @@ def from_item(catalog: Catalog, table: TableName) -> sql.Composed:
 
 
 class _Builder:
-    def __init__(self, shard_map: ShardMap, catalog: Catalog) -> None:
+    def __init__(self, shard_map: ShardMap, catalog: Catalog, *, prefix: str) -> None:
         self.shard_map = shard_map
         self.catalog = catalog
+        self.prefix = prefix
         self.joins: list[sql.Composable] = []
 
     def home(self, table: TableName, alias: str) -> sql.Composable:
@@ -78,12 +87,21 @@ class _Builder:
             case Reference() | Skip():
                 raise ShardmigError(f"{table} has no single home shard")
 
+    def _alias(self) -> str:
+        """Return an alias that no earlier join has, and that stays short however many hops there are."""
+        return f"{self.prefix}_{len(self.joins)}"
+
     def _join(self, table: TableName, columns: Iterable[str], *, alias: str, to: Iterable[str]) -> str:
-        joined = f"{alias}_{len(self.joins)}"
-        pairs = [
-            sql.SQL("{} = {}").format(sql.Identifier(joined, there), sql.Identifier(alias, here))
-            for here, there in zip(columns, to, strict=True)
-        ]
+        joined = self._alias()
+        parent = self.catalog.tables[table]
+        pairs: list[sql.Composable] = []
+        for here, there in zip(columns, to, strict=True):
+            column = parent.column(there)
+            # A text is compared with a char(n) as a text, a foreign key compares both without the padding.
+            unpadded = sql.SQL("::bpchar") if column and column.base_type == "bpchar" else sql.SQL("")
+            pairs.append(
+                sql.SQL("{} = {}{}").format(sql.Identifier(joined, there), sql.Identifier(alias, here), unpadded)
+            )
         self.joins.append(
             sql.SQL(" LEFT JOIN {} AS {} ON {}").format(
                 from_item(self.catalog, table), sql.Identifier(joined), sql.SQL(" AND ").join(pairs)
@@ -97,13 +115,16 @@ class _Builder:
         return _case(value, rule.homes, rule.otherwise)
 
     def _by_sql(self, rule: SplitBySql, table: TableName, alias: str) -> sql.Composable:
-        """Give the expression a scope of its own, so that its bare column names mean this table's."""
-        scope = f"{alias}_{len(self.joins)}"
+        """Give the expression a scope of its own, so that its bare column names mean this table's.
+
+        The line break after it ends a comment that it may end with.
+        """
+        scope = self._alias()
         columns = [
             sql.SQL("{} AS {}").format(sql.Identifier(alias, name), sql.Identifier(name)) for name in rule.columns
         ]
         self.joins.append(
-            sql.SQL(" CROSS JOIN LATERAL (SELECT ({})::text AS v FROM (SELECT {}) AS {}) AS {}").format(
+            sql.SQL(" CROSS JOIN LATERAL (SELECT ({}\n)::text AS v FROM (SELECT {}) AS {}) AS {}").format(
                 sql.SQL(cast("LiteralString", rule.expression)),
                 sql.SQL(", ").join(columns),
                 sql.Identifier(table.name),
@@ -132,8 +153,10 @@ class _Builder:
         return sql.SQL("CASE WHEN {} IS NOT NULL THEN {} END").format(sql.Identifier(joined, path.to[0]), home)
 
 
-def _case(value: sql.Composable, homes: object, otherwise: str | None) -> sql.Composable:
-    pairs = cast("dict[str, str]", homes)
-    arms = [sql.SQL("WHEN {} THEN {}").format(sql.Literal(v), sql.Literal(shard)) for v, shard in pairs.items()]
-    last = sql.SQL("ELSE {}::text").format(sql.Literal(otherwise)) if otherwise else sql.SQL("ELSE NULL")
-    return sql.SQL("CASE {} {} {} END").format(value, sql.SQL(" ").join(arms), last)
+def _case(value: sql.Composable, homes: Mapping[str, str], otherwise: str | None) -> sql.Composable:
+    """Choose by a text, byte by byte as the stream does: no collation may take two values for one."""
+    last = sql.SQL("{}::text").format(sql.Literal(otherwise)) if otherwise else sql.SQL("NULL::text")
+    if not homes:
+        return last
+    arms = [sql.SQL("WHEN {} THEN {}").format(sql.Literal(v), sql.Literal(shard)) for v, shard in homes.items()]
+    return sql.SQL('CASE {} COLLATE pg_catalog."C" {} ELSE {} END').format(value, sql.SQL(" ").join(arms), last)

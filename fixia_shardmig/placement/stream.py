@@ -19,7 +19,6 @@ from fixia_shardmig.mapping.shard_map import (
     SplitBySql,
 )
 from fixia_shardmig.model.catalog import Column
-from fixia_shardmig.model.names import TableName
 
 Key = tuple[str, ...]
 
@@ -55,8 +54,8 @@ def home_of(rule: Rule, row: Mapping[str, str | None], *, shard_map: ShardMap, l
             homes = rule.homes or {shard: shard for shard in shard_map.shard_names}
             return _home_of_value(homes, lookups.evaluated(rule), rule.otherwise)
         case Follows():
-            path, key = deciding_path(rule, row)
-            home = lookups.parent_home(path, key) if path else None
+            path, values = deciding_path(rule, row)
+            home = lookups.parent_home(path, values) if path else None
             return home or rule.otherwise
         case OnShard(shard):
             return shard
@@ -79,34 +78,48 @@ def _home_of_value(homes: Mapping[str, str], value: str | None, otherwise: str |
 
 
 def as_cast_to_text(column: Column, value: str | None) -> str | None:
-    """Turn a type's output text into what `::text` gives: booleans are spelt out, padding of char(n) is dropped."""
+    """Turn a type's output text into what `::text` gives, where that is another one.
+
+    Booleans are spelt out, the padding of char(n) is dropped, and an inet always shows its mask.
+    """
     if value is None:
         return None
-    if column.base_type == "bool":
-        return "true" if value == "t" else "false"
-    if column.base_type == "bpchar":
-        return value.rstrip(" ")
-    return value
+    match column.base_type:
+        case "bool":
+            return "true" if value == "t" else "false"
+        case "bpchar":
+            return value.rstrip(" ")
+        case "inet":
+            return value if "/" in value else f"{value}/{_whole_mask(value)}"
+        case _:
+            return value
 
 
 def comparable(column: Column, value: str) -> str:
     """Return a text that is equal for two key values exactly if PostgreSQL finds the values equal.
 
-    Only types whose equal values have several texts need work: numeric (1.0 and 1.00), citext, char(n).
+    Takes a type's output text as well as its `::text`. Only types whose equal values have several texts need work:
+    numeric (1.0 and 1.00), floats (0 and -0), citext, char(n), booleans and inet.
     """
+    text = value
     match column.base_type:
-        case "numeric":
-            return _shortest_numeric(value)
+        case "numeric" if "." in value:
+            text = value.rstrip("0").rstrip(".")
+        case "float4" | "float8":
+            text = "0" if value == "-0" else value
         case "citext":
-            return value.lower()
+            text = value.lower()
         case "bpchar":
-            return value.rstrip(" ")
+            text = value.rstrip(" ")
+        case "bool":
+            text = value[:1]
+        case "inet":
+            text = value.removesuffix(f"/{_whole_mask(value)}")
         case _:
-            return value
+            pass
+    return text
 
 
-def _shortest_numeric(value: str) -> str:
-    if "." not in value:
-        return value
-    short = value.rstrip("0").rstrip(".")
-    return "0" if short in {"-0", ""} else short
+def _whole_mask(address: str) -> int:
+    """Return the mask that leaves nothing of an inet open, which its output text leaves out."""
+    return 128 if ":" in address else 32

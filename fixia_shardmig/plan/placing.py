@@ -28,7 +28,7 @@ from fixia_shardmig.mapping.shard_map import (
 )
 from fixia_shardmig.model.catalog import Catalog, Table
 from fixia_shardmig.model.names import TableName
-from fixia_shardmig.placement.snapshot import from_item, home_sql
+from fixia_shardmig.placement.snapshot import extension_path, from_item, home_sql
 from fixia_shardmig.postgres.sessions import Connection, connect, scalar
 
 SAMPLE_PAGES = 2_000
@@ -226,6 +226,7 @@ def open_counter(url: str, shard_map: ShardMap, catalog: Catalog, *, sampled: bo
         for _ in range(jobs):
             connection = connect(url, "plan")
             opened.append(connection)
+            connection.execute("SELECT set_config('search_path', %s, false)", (extension_path(catalog),))
             connection.execute(_READ_ONLY)
             if snapshot:
                 connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))

@@ -122,10 +122,11 @@ def test_a_table_may_reference_itself_as_long_as_another_column_decides(tmp_path
 
 
 def test_texts_of_any_length_and_declared_integers_of_any_width_agree(tmp_path: Path) -> None:
-    """A varchar and a citext follow text, and a declared int8 follows an int4: equal keys read the same."""
+    """A varchar and a citext follow a text, and a declared int8 follows an int4: equal keys read the same."""
     source = catalog(
-        table("users", "id citext!", "no int4!", "kind text!", indexes=[index("no")]),
+        table("users", "id text!", "no int4!", "kind text!", indexes=[index("no")]),
         table("a", "id text!", "user_id varchar!"),
+        table("c", "id text!", "user_id citext!"),
         table("b", "id text!", "user_no int8!"),
         keys=["b(user_no) -> users(no)"],
     )
@@ -133,9 +134,10 @@ def test_texts_of_any_length_and_declared_integers_of_any_width_agree(tmp_path: 
         tables:
           users: {split_by: kind, homes: {x: pros}}
           a: {follows: {columns: [user_id], references: users, to: [id]}}
+          c: {follows: {columns: [user_id], references: users, to: [id]}}
           b: {follows: user_no}
         """
-    assert len(checked(tmp_path, text, source).tables) == 3
+    assert len(checked(tmp_path, text, source).tables) == 4
 
 
 @pytest.mark.parametrize("fault", [{"partial": True}, {"valid": False}])

@@ -425,6 +425,19 @@ def test_a_split_table_ends_a_circle_of_foreign_keys(tmp_path: Path) -> None:
     assert len(checked(tmp_path, text, circle()).tables) == 4
 
 
+def test_a_text_does_not_follow_a_citext(tmp_path: Path) -> None:
+    """Pitfall 50: `A` and `a` are one citext, but not where a text is compared with it; such a path has two answers."""
+    source = catalog(table("users", "id citext!", "kind text!"), table("a", "id text!", "user_id text!"))
+    text = """\
+        tables:
+          users: {split_by: kind, homes: {x: pros}}
+          a: {follows: {columns: [user_id], references: users, to: [id]}}
+        """
+    assert ["user_id is text, but id of users is citext"] == [
+        one.message for one in check_problems(tmp_path, text, source)
+    ]
+
+
 def test_a_chain_that_ends_on_one_shard_is_refused_along_its_length(tmp_path: Path) -> None:
     """Each table of a chain below a whole table is named in one go, not one a run."""
     source = catalog(
@@ -449,7 +462,7 @@ def test_a_table_that_only_follows_itself_is_told_what_else_it_could_follow(tmp_
     text = f"tables:\n  {SPLIT}\n  nodes: {{follows: parent_id}}\n  alone: {{follows: parent_id}}"
     hints = [problem.hint for problem in check_problems(tmp_path, text, source)]
     expected = [
-        "follow user_id, and write otherwise: SHARD for rows without it",
+        "follow user_id, with otherwise: SHARD for rows without it",
         "write {shard: SHARD}, or {split_by: COLUMN, homes: ...}",
     ]
     assert expected == hints
