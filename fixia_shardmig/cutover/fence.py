@@ -298,7 +298,7 @@ def seal_fence(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     deadline: float,
 ) -> FenceState:
-    """Take the expiry away, if the fence is still ours, without gaps, and with time enough left by the server's clock.
+    """Take the expiry away, if the fence is still ours, without gaps, with time enough left by the server's clock.
 
     Takes the tables' locks once more. A statement of a transaction that got ROW EXCLUSIVE behind the fence by LOCK TABLE
     looks at no catalog while it runs, so a loop in it would call the function with the expiry on, past the expiry.
@@ -328,19 +328,20 @@ def seal_fence(
     return fence_state(connection)
 
 
-def open_fence(connection: Connection, *, migration: str, sealed: bool = False) -> bool:
+def open_fence(connection: Connection, *, migration: str, owner: str = "", sealed: bool = False) -> bool:
     """Let writers through at once, waiting for no table's lock; returns whether there was a fence.
 
     Args:
         connection: On the source; may be within a transaction.
         migration: Whose fence it must be.
+        owner: If given, another owner's fence is left as it is.
         sealed: Whether it may be opened although the shards could be the writer (pitfall 63): only by those who have
             made sure in the journal that they are not.
     """
     with connection.transaction():
         _hold(connection)
         state = fence_state(connection)
-        if state.kind is FenceKind.NONE:
+        if state.kind is FenceKind.NONE or (owner and state.owner != owner):
             return False
         if state.refuses and state.migration != migration:
             raise HeldError(
@@ -355,7 +356,7 @@ def open_fence(connection: Connection, *, migration: str, sealed: bool = False) 
 
 
 def lift_fence(
-    connection: Connection, *, migration: str, sealed: bool = False, deadline: float | None = None
+    connection: Connection, *, migration: str, owner: str = "", sealed: bool = False, deadline: float | None = None
 ) -> tuple[TableName, ...]:
     """Open the fence, then remove its triggers, its function and, if nothing else is in it, our schema.
 
@@ -365,14 +366,14 @@ def lift_fence(
     Returns:
         The tables whose trigger could not be dropped before the deadline (by default: in one try each).
     """
-    open_fence(connection, migration=migration, sealed=sealed)
-    left = fence_state(connection).tables
+    opened = open_fence(connection, migration=migration, owner=owner, sealed=sealed)
+    left = fence_state(connection).tables if opened else ()
     while left:
         left = tuple(table for table in left if not _drop_trigger(connection, table))
         if not left or deadline is None or time.monotonic() >= deadline:
             break
         time.sleep(_jitter(DROP_LOCK_TIMEOUT_S))
-    if left:
+    if left or not opened:
         return left
     connection.execute("DROP FUNCTION IF EXISTS shardmig.refuse_write()")
     try:

@@ -1,7 +1,7 @@
 """What has to hold before anybody is made to wait. Each gate is one look; none of them changes anything.
 
-A gate that is closed refuses the cutover. Some only inform (`free_slots`, `other_writers`): they are always ok. Each says
-in `hint` what opens it. `open_gates` asks them all, so that an operator sees every reason at once.
+A gate that is closed refuses the cutover. Some only inform (`free_slots`, `other_writers`): they are always ok. Each
+says in `hint` what opens it. `all_gates` asks them all, so that an operator sees every reason at once.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ TAIL_AGE_S_MAX: Final = 5.0
 LAG_BYTES_MAX: Final = 16 * 1024 * 1024
 TRANSACTION_AGE_S_MAX: Final = 5.0
 SHOWN_MAX: Final = 5
+MINUTES_FROM_S: Final = 120
 SCHEMA_DONE: Final = "done"
 
 CUTOVER_PHASES: Final = frozenset({Phase.TAILING, Phase.VERIFIED})
@@ -46,7 +47,7 @@ ORDER BY 5 DESC
 _SESSIONS: LiteralString = """
 SELECT coalesce(nullif(application_name, ''), 'no application name'), coalesce(usename, '?'), count(*)
 FROM pg_catalog.pg_stat_activity
-WHERE datname = current_database() AND backend_type = 'client backend' AND application_name NOT LIKE 'shardmig %%'
+WHERE datname = current_database() AND backend_type = 'client backend' AND application_name NOT LIKE 'shardmig %'
   AND pid <> pg_catalog.pg_backend_pid()
 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
 """
@@ -318,4 +319,4 @@ def _listed(things: Iterable[object]) -> str:
 
 
 def _age(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds < MINUTES_FROM_S else f"{seconds / 60:.0f} min"

@@ -1,0 +1,312 @@
+"""Tells the story of a cutover: gates, fence, drain, check, sequences, seal, switch, then enable and hook.
+
+Until the switch whatever fails is undone, by a deadline too, and there is no way to go on anyway (pitfall 72). What was
+killed in between is found by `recover`. The source's fence stays up after the switch (63).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import psycopg
+
+from fixia_shardmig.cutover.counts import Counts, count_rows
+from fixia_shardmig.cutover.drain import Drained, wait_applied, write_marker
+from fixia_shardmig.cutover.fence import fence_state, raise_fence, seal_fence
+from fixia_shardmig.cutover.gates import Gate, Look, all_gates
+from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
+from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
+from fixia_shardmig.cutover.sequences import (
+    SequencePlan,
+    apply_sequences,
+    observe_sequences,
+    plan_sequences,
+    record_increments,
+)
+from fixia_shardmig.cutover.sides import open_sides
+from fixia_shardmig.cutover.switch import EVIDENCE, RESUME, Run, finish, switch, take_back
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import RefusedError, ShardmigError, StoppedError, TemporaryError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.retry import as_shardmig_error
+from fixia_shardmig.postgres.sessions import insert_lsn
+from fixia_shardmig.postgres.slots import emit_marker, slot_state
+from fixia_shardmig.tail.tail import MARKER_PREFIX
+
+FENCE_SHARE: Final = 0.5
+"""How much of `max_pause` the fence's locks may take; the drain has the rest but for the reserve."""
+
+RESERVE_SHARE: Final = 0.2
+RESERVE_S_MAX: Final = 1.0
+"""What the drain leaves of `max_pause` for the steps behind it."""
+
+REHEARSAL_SHARE: Final = 0.5
+"""A rehearsed drain that takes more of `max_pause` than this closes the gate."""
+
+STATE_POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """What the steps before the switch found."""
+
+    drained: Drained
+    counts: Counts
+
+
+def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, hands: Hands) -> CutoverResult:
+    """Move the writers to the shards, or leave everything as it was.
+
+    The tail must run meanwhile, in another thread or process.
+
+    Raises:
+        GatesClosedError: Nothing was touched.
+        RefusedError, StoppedError, TemporaryError: Undone, or said what is left: the message tells.
+        HeldError: Another operator is at work.
+    """
+    with journal.holding("operator"), open_sides(shard_map) as sides:
+        if recover_unfinished(shard_map, journal, sides.source) is Recovery.SEALED:
+            raise RefusedError("a cutover was killed at its switch and has to be decided first", hint=RESUME)
+        run = Run(shard_map, journal, sides, options, hands, owner=new_owner(journal))
+        catalog = read_catalog(sides.source)
+        gates = _pass_gates(run, catalog)
+        if options.dry_run:
+            return _rehearse(run, catalog, gates)
+        if any(not gate.ok for gate in gates):
+            raise GatesClosedError(gates)
+        began = time.monotonic()
+        proven, epoch = _switch_or_take_back(run, catalog, began)
+        unfinished = finish(run, epoch)
+        return CutoverResult(
+            switched=True,
+            pause_ms=(time.monotonic() - began) * 1000,
+            steps=tuple(run.steps),
+            marker_lsn=proven.drained.marker.ends_at,
+            gates=gates,
+            routing_epoch=epoch,
+            counted=proven.counts.counted,
+            uncounted=proven.counts.uncounted,
+            unfinished=unfinished,
+        )
+
+
+def new_owner(journal: Journal) -> str:
+    """Return a name for one run that no other run has."""
+    return f"{journal.actor} pid {os.getpid()} {secrets.token_hex(4)}"
+
+
+def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
+    """Ask every gate, the rehearsed drain last, and only if the tail runs at all."""
+    with run.step("gates"):
+        migration = run.journal.get()
+        observed = observe_sequences(run.sides, run.shard_map, catalog)
+        look = Look(
+            shard_map=run.shard_map,
+            catalog=catalog,
+            migration=migration,
+            tail=run.journal.tail_state(),
+            slot=slot_state(run.sides.source, migration.slot),
+            fence=fence_state(run.sides.source),
+            source_lsn=insert_lsn(run.sides.source),
+            sequences=plan_sequences(run.shard_map, catalog, observed),
+        )
+        gates = all_gates(look, run.sides, run.options.limits)
+        if all(gate.ok for gate in gates if gate.name in {"phase", "tail", "lag", "slot"}):
+            gates = (*gates, _rehearsed_drain(run))
+    run.journal.event("cutover_gates", closed=[gate.name for gate in gates if not gate.ok])
+    return gates
+
+
+def _rehearsed_drain(run: Run) -> Gate:
+    """Drain without a fence: how long a marker takes from the source through the tail to every shard."""
+    began = time.monotonic()
+    limit_s = run.options.max_pause_s * REHEARSAL_SHARE
+    try:
+        _drain(run, began + limit_s)
+    except RefusedError as error:
+        return Gate("drain", ok=False, detail=error.message, hint="wait for the tail, or allow a longer --max-pause")
+    ms = (time.monotonic() - began) * 1000
+    return Gate("drain", ok=True, detail=f"rehearsed in {ms:.0f} ms")
+
+
+def _rehearse(run: Run, catalog: Catalog, gates: tuple[Gate, ...]) -> CutoverResult:
+    """Do what the pause would consist of and harms nobody, and add up how long it took."""
+    if any(not gate.ok for gate in gates):
+        return CutoverResult(switched=False, pause_ms=0.0, steps=tuple(run.steps), gates=gates)
+    began = time.monotonic()
+    with run.step("drain"):
+        drained = _drain(run, began + run.options.max_pause_s)
+    with run.step("check"):
+        counts = count_rows(run.sides, run.shard_map, catalog, budget_s=run.options.count_budget_s)
+    with run.step("sequences"):
+        observe_sequences(run.sides, run.shard_map, catalog)
+    return CutoverResult(
+        switched=False,
+        pause_ms=(time.monotonic() - began) * 1000,
+        steps=tuple(run.steps),
+        marker_lsn=drained.marker.ends_at,
+        gates=gates,
+        counted=counts.counted,
+        uncounted=counts.uncounted,
+    )
+
+
+def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[_Proven, int]:
+    try:
+        proven = _prove(run, catalog, began)
+        with run.step("switch"):
+            epoch = switch(run)
+    except BaseException as error:
+        explained = _undone(run, error)
+        if explained is error:
+            raise
+        raise explained from error
+    return proven, epoch
+
+
+def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
+    """Fence, drain, check, sequences, seal. The pooler's PAUSE will come before, slots of the way back before `seal`."""
+    deadline = began + run.options.max_pause_s
+    reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
+    with run.step("fence"):
+        _fence(run, began + run.options.max_pause_s * FENCE_SHARE)
+    with run.step("drain"):
+        drained = _drain(run, deadline - reserve_s)
+        run.keep(drained_lsn=str(drained.marker.begins_at), marker_lsn=str(drained.marker.ends_at))
+    if run.hands.on_drained is not None:
+        with run.step("on_drained"):
+            run.hands.on_drained()
+    _refuse_late(run, deadline)
+    with run.step("check"):
+        counts = _check(run, catalog, drained.marker.begins_at, deadline)
+    _refuse_late(run, deadline)
+    with run.step("sequences"):
+        _set_sequences(run, catalog)
+    _refuse_late(run, deadline)
+    with run.step("seal"):
+        seal_fence(
+            run.sides.source,
+            migration=run.shard_map.name,
+            owner=run.owner,
+            lock_timeout_s=run.options.lock_timeout_s,
+            deadline=deadline,
+        )
+    _refuse_late(run, deadline)
+    return _Proven(drained, counts)
+
+
+def _fence(run: Run, deadline: float) -> None:
+    """Raise the fence, then say so: a fence that the journal does not know of expires, the other way round would lie."""
+    phase = run.journal.get().phase
+    state = raise_fence(
+        run.sides.source,
+        run.shard_map.moved(),
+        migration=run.shard_map.name,
+        owner=run.owner,
+        expires_in_s=run.options.max_pause_s + run.options.expiry_margin_s,
+        lock_timeout_s=run.options.lock_timeout_s,
+        deadline=deadline,
+    )
+    run.evidence = {
+        "owner": run.owner,
+        "expires_at": state.expires_at.isoformat() if state.expires_at else None,
+        "fenced_at": datetime.now(UTC).isoformat(),
+    }
+    run.journal.advance(phase, Phase.FENCED, {EVIDENCE: run.evidence})
+
+
+def _drain(run: Run, deadline: float) -> Drained:
+    marker = write_marker(run.sides.source, f"drain {run.owner}".encode())
+    return wait_applied(run.sides, marker, journal=run.journal, deadline=deadline, stop=run.hands.stop)
+
+
+def _check(run: Run, catalog: Catalog, drained_lsn: LSN, deadline: float) -> Counts:
+    """Look once more, within the time there is: rows add up, the tail saw no conflict, definitions are as planned."""
+    budget_s = min(run.options.count_budget_s, max(0.0, (deadline - time.monotonic()) / 2))
+    counts = count_rows(run.sides, run.shard_map, catalog, budget_s=budget_s)
+    if counts.differing:
+        raise RefusedError(
+            f"the rows do not add up: {'; '.join(map(str, counts.differing))}", hint="shardmig verify --repair"
+        )
+    conflicts = _conflicts(run, drained_lsn, deadline)
+    if conflicts:
+        raise RefusedError(f"the tail counted {conflicts} conflicts", hint="shardmig verify --repair")
+    return counts
+
+
+def _conflicts(run: Run, drained_lsn: LSN, deadline: float) -> int:
+    """Return the tail's count as of the drain: from its own mouth, or from the first state it publishes past it."""
+    if run.hands.conflicts is not None:
+        return run.hands.conflicts()
+    while True:
+        state = run.journal.tail_state()
+        if state is not None and state.applied_lsn >= drained_lsn:
+            return state.conflicts
+        _refuse_late(run, deadline, "waiting for the tail to say whether it saw conflicts")
+        time.sleep(STATE_POLL_S)
+
+
+def _set_sequences(run: Run, catalog: Catalog) -> None:
+    """Plan anew from what stands there now, record, set, and make every shard's last commits durable.
+
+    The tail may commit on the shards without waiting for their disks; a marker's commit waits for all before it.
+    """
+    plans = plan_sequences(run.shard_map, catalog, observe_sequences(run.sides, run.shard_map, catalog))
+    _refuse_refused(plans)
+    record_increments(run.journal, plans)
+    apply_sequences(run.sides, plans)
+    run.sides.each_shard(lambda _, connection: emit_marker(connection, MARKER_PREFIX, b"durable"))
+    run.keep(sequences_set=True)
+
+
+def _refuse_refused(plans: tuple[SequencePlan, ...]) -> None:
+    refused = [f"{plan.name}: {reason}" for plan in plans for reason in plan.refusals]
+    if refused:
+        raise RefusedError(f"sequences cannot go on: {'; '.join(refused)}", hint="shardmig cutover --dry-run")
+
+
+def _refuse_late(run: Run, deadline: float, doing: str = "before the switch") -> None:
+    if run.hands.stop.is_set():
+        raise StoppedError("stopped before the switch", hint="shardmig cutover")
+    if time.monotonic() >= deadline:
+        raise RefusedError(
+            f"the pause of {run.options.max_pause_s:g} s was over {doing}",
+            hint="shardmig cutover --dry-run shows what takes how long; then allow a longer --max-pause",
+        )
+
+
+def _undone(run: Run, error: BaseException) -> BaseException:
+    """Take everything back and return the error that says so; a signal's own error is returned as it is."""
+    try:
+        undone = take_back(run.shard_map, run.journal, run.sides.source, owner=run.owner, reason=_first_line(error))
+    except (ShardmigError, psycopg.Error) as failure:
+        reason = str(failure).splitlines()[0]
+        until = run.evidence.get("expires_at") or "its expiry"
+        return TemporaryError(
+            f"{_first_line(error)}; and lifting the fence failed: {reason}; unless it was sealed it opens at {until}",
+            hint=RESUME,
+        )
+    if not undone:
+        return TemporaryError("the switch was committed, its answer was lost: the shards are the writer", hint=RESUME)
+    return _said(error, run, "the fence is lifted, the source takes writes")
+
+
+def _said(error: BaseException, run: Run, outcome: str) -> BaseException:
+    if isinstance(error, psycopg.Error):
+        error = as_shardmig_error(error, run.shard_map.source.url, doing="cutover", next_command="shardmig cutover")
+    if isinstance(error, ShardmigError):
+        error.message = f"{error.message}; {outcome}"
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

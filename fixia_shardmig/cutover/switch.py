@@ -1,0 +1,158 @@
+"""The point of no return, the way back before it, and the way on behind it.
+
+Nobody else changes the phase or the fence once it is up, and both always in this order: the fence is sealed, then the
+journal says SWITCHED; to undo, the journal's row is locked and says TAILING, the fence is opened, the journal commits.
+So a crash anywhere leaves phase FENCED, or both sides agreed; and a fence is never opened after a switch (pitfall 63).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import psycopg
+
+from fixia_shardmig.cutover.fence import lift_fence, open_fence
+from fixia_shardmig.cutover.hooks import run_hook
+from fixia_shardmig.cutover.result import CutoverOptions, Hands, Step
+from fixia_shardmig.cutover.sides import Sides
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.errors import RefusedError, ShardmigError
+from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.postgres.sessions import Connection, is_open, session
+
+LIFT_S: Final = 2.0
+"""How long a lift tries to drop the triggers of a fence that is open already."""
+
+RESUME: Final = "shardmig cutover --resume"
+EVIDENCE: Final = "cutover"
+"""The migration's evidence of the cutover under way: owner, expires_at, fenced_at, drained_lsn, sequences_set."""
+
+FINISHED: Final = "cutover_finished"
+"""The routing epoch up to which everything behind the switch is done."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a cutover: where it works, who it is, and what it has done."""
+
+    shard_map: ShardMap
+    journal: Journal
+    sides: Sides
+    options: CutoverOptions
+    hands: Hands
+    owner: str
+    steps: list[Step] = field(default_factory=list)
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Journal a step before and after (pitfall 64), and time it."""
+        self.journal.event("cutover_step_begun", step=name, owner=self.owner)
+        began = time.monotonic()
+        yield
+        ms = (time.monotonic() - began) * 1000
+        self.steps.append(Step(name, ms))
+        self.journal.event("cutover_step_ended", step=name, owner=self.owner, ms=round(ms))
+
+    def keep(self, **facts: object) -> None:
+        """Add to the cutover's evidence in the journal."""
+        self.evidence.update(facts)
+        self.journal.add_evidence({EVIDENCE: self.evidence})
+
+
+def switch(run: Run) -> int:
+    """Make the shards the writer: phase and routing epoch in one transaction (pitfall 64); returns the epoch.
+
+    Raises:
+        RefusedError: The migration is not FENCED any more, or by another owner.
+    """
+    journal = run.journal
+    with journal.connection.transaction():
+        journal.connection.execute(
+            "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+        switched_at = datetime.now(UTC).isoformat()
+        journal.advance(Phase.FENCED, Phase.SWITCHED, {"switched_at": switched_at, "switched_by": run.owner})
+        migration = journal.get()
+        cutover = migration.evidence.get(EVIDENCE) or {}
+        if cutover.get("owner") != run.owner:
+            raise RefusedError(f"the cutover is in the hands of {cutover.get('owner')}", hint="shardmig status")
+        epoch = migration.routing_epoch + 1
+        journal.note(routing_epoch=epoch)
+    return epoch
+
+
+def take_back(shard_map: ShardMap, journal: Journal, source: Connection, *, owner: str, reason: str) -> bool:
+    """Lift an owner's fence and return to TAILING; False if the migration is SWITCHED, and nothing is done.
+
+    Uses new sessions where the old ones are lost. The phase decides: whether a switch whose answer was lost has
+    committed is read from the journal before the fence is touched.
+    """
+    try:
+        return _take_back_where_lost(shard_map, journal, source, owner=owner, reason=reason)
+    except psycopg.OperationalError:  # now psycopg knows which session is gone
+        return _take_back_where_lost(shard_map, journal, source, owner=owner, reason=reason)
+
+
+def _take_back_where_lost(
+    shard_map: ShardMap, journal: Journal, source: Connection, *, owner: str, reason: str
+) -> bool:
+    with ExitStack() as stack:
+        if not is_open(journal.connection):
+            journal = stack.enter_context(Journal(journal.url, journal.name, actor=journal.actor))
+        if not is_open(source):
+            source = stack.enter_context(session(shard_map.source.url, "cutover undo"))
+        return _take_back(journal, source, owner=owner, reason=reason)
+
+
+def _take_back(journal: Journal, source: Connection, *, owner: str, reason: str) -> bool:
+    name = journal.name
+    with journal.connection.transaction():
+        migration = journal.get()
+        if writer_in(migration.phase) is Writer.SHARDS:
+            return False
+        cutover = migration.evidence.get(EVIDENCE) or {}
+        if migration.phase is Phase.FENCED and cutover.get("owner") == owner:
+            journal.advance(Phase.FENCED, Phase.TAILING, {EVIDENCE: None})
+        open_fence(source, migration=name, owner=owner, sealed=True)
+    left = lift_fence(source, migration=name, owner=owner, sealed=True, deadline=time.monotonic() + LIFT_S)
+    journal.event("cutover_undone", owner=owner, reason=reason, triggers_left_open=[str(table) for table in left])
+    return True
+
+
+def finish(run: Run, epoch: int) -> str:
+    """Do what follows the switch, as often as asked; returns what is still to do, or nothing.
+
+    Triggers of the shards are enabled only now: before the switch everything can be undone, and a tail that goes on
+    would fire them. The hooks come last, so no writer is led to a shard that is not ready. Here the slot of the way
+    back and the pooler's re-pointing will join in. Nothing that fails is undone, and the source stays fenced (63).
+    """
+    try:
+        with run.step("enable"):
+            run.hands.enable_on_shards()
+    except (ShardmigError, psycopg.Error) as error:
+        return _unfinished(run, epoch, f"enabling triggers on the shards: {str(error).splitlines()[0]}")
+    if run.shard_map.on_switch:
+        failures: list[str] = []
+        with run.step("hook"):
+            for command in run.shard_map.on_switch:
+                timeout_s = run.options.hook_timeout_s
+                failure = run_hook(run.shard_map, command, epoch=epoch, timeout_s=timeout_s, say=run.hands.say)
+                failures += [failure] if failure else []
+        if failures:
+            return _unfinished(run, epoch, f"hook {'; '.join(failures)}")
+    run.journal.add_evidence({FINISHED: epoch})
+    run.journal.event("cutover_finished", owner=run.owner, epoch=epoch)
+    return ""
+
+
+def _unfinished(run: Run, epoch: int, reason: str) -> str:
+    run.journal.event("cutover_unfinished", owner=run.owner, epoch=epoch, reason=reason)
+    run.hands.say(f"switched, but not finished: {reason}; run {RESUME}")
+    return reason
