@@ -274,6 +274,9 @@ class Router:
         if self.loose and table.fixed_mask is None and at & (at - 1):
             self._remove_from(plan, old_key, at & (at - 1))
             at &= -at
+        if self.loose and new_key != old_key:  # a later snapshot may have brought the row under its new key already
+            everywhere = table.fixed_mask if table.fixed_mask is not None else self.locations.of(table.own, new_key)
+            self._remove_from(plan, new_key, everywhere)
         if self.home_mask(plan, change.new) != at:
             self.unsettled.rows.setdefault(table.leaf, {})[new_key] = None
         self._note_followers(plan, change, old_key, at)
