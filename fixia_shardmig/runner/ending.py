@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from fixia_shardmig.cutover.fence import lift_fence
+from fixia_shardmig.cutover.switch import LIFT_S
 from fixia_shardmig.journal.journal import Journal, drop_from
 from fixia_shardmig.model.errors import RefusedError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
@@ -59,7 +61,7 @@ def _clear_source(context: Context) -> list[str]:
             removed.append(f"source: replication slot {name} dropped")
         if drop_publication(source, name):
             removed.append(f"source: publication {name} dropped")
-        if lift_fence(source):
+        if lift_fence(source, migration=context.shard_map.name, deadline=time.monotonic() + LIFT_S):
             removed.append("source: fence lifted")
     return removed
 

@@ -27,7 +27,7 @@ from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
-from fixia_shardmig.postgres.sessions import Connection, connect, scalar
+from fixia_shardmig.postgres.sessions import connect
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
 from fixia_shardmig.postgres.visibility import is_visible
@@ -235,9 +235,19 @@ class Tail:
             if isinstance(item, Transaction):
                 self._queue_bytes -= item.size_bytes
                 self._take(item)
-            elif not self._batch and (not isinstance(item, Idle) or self._due("idle", IDLE_S)):
-                self._advance(at)
+            elif isinstance(item, Idle):
+                if not self._batch and self._due("idle", IDLE_S):
+                    self._advance(at)
+            else:
+                self._at_marker(at)
         return False
+
+    def _at_marker(self, lsn: LSN) -> None:
+        """Have everything before a marker on every shard, and say so at once: a drain waits for it."""
+        self._apply_batch()
+        self._advance(lsn)
+        self._last["state"] = 0.0
+        self._tell_state("")
 
     def _take(self, transaction: Transaction) -> None:
         if transaction.commit_lsn < self.batches.position:
@@ -405,8 +415,3 @@ def _refuse_unset(shards: list[ShardSession]) -> None:
             raise RefusedError(
                 f"shard {shard.name} has no position: its copy is not finished", hint="shardmig copy --resume"
             )
-
-
-def source_is_caught_up(connection: Connection, applied: LSN) -> bool:
-    """Whether everything that the source had written at this moment is applied."""
-    return bool(scalar(connection, "SELECT %s::pg_lsn >= pg_current_wal_insert_lsn()", (str(applied),)))

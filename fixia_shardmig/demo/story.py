@@ -1,0 +1,245 @@
+"""`shardmig demo`: a marketplace is split while its users keep writing, and an oracle judges the outcome.
+
+It drives the same functions as the commands. The servers, data and writers are this room's; the judgement shares no
+code with the migration. Whatever happens, nothing is left running, unless it is asked to.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from fixia_shardmig.cutover.cutover import CutoverResult
+from fixia_shardmig.demo.clusters import Cluster
+from fixia_shardmig.demo.generator import populate
+from fixia_shardmig.demo.oracle import Judgement, judge
+from fixia_shardmig.demo.writers import Writers
+from fixia_shardmig.model.errors import RefusedError, ShardmigError
+from fixia_shardmig.runner.barrier import Moment, own_snapshot
+from fixia_shardmig.runner.context import Context, load
+from fixia_shardmig.runner.copying import CopyOptions, CopyResult, copy
+from fixia_shardmig.runner.planning import make
+from fixia_shardmig.runner.progress import mib
+from fixia_shardmig.runner.switching import cut_over
+from fixia_shardmig.runner.tailing import TailResult, tail, tail_running
+from fixia_shardmig.runner.verifying import compare, verify_now
+from fixia_shardmig.verify.result import VerifyResult
+
+SHARDS = {
+    "professionals": "PROFESSIONALS_DB_URL",
+    "clients": "CLIENTS_DB_URL",
+    "shared": "SHARED_DB_URL",
+}
+MAPPING_FILES = (
+    Path(__file__).parent / "fixia.yaml",
+    Path(__file__).parent.parent.parent / "mappings" / "fixia.yaml",
+)
+WRITERS = 3
+TRANSACTIONS_PER_S = 150.0
+"""A busy marketplace of this size; the machine that runs the demo runs four databases and the tool as well."""
+
+SECONDS_AFTER = 5.0
+"""How long the writers write to the shards before everything is judged."""
+
+MAX_PAUSE_S = 5.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the demo measured and what the oracle found."""
+
+    rows: int = 0
+    transactions: int = 0
+    changes_during: int = 0
+    pause_ms: int = 0
+    seconds: float = 0.0
+    copy: CopyResult | None = None
+    tail: TailResult | None = None
+    verify: VerifyResult | None = None
+    after: VerifyResult | None = None
+    cutover: CutoverResult | None = None
+    judgement: Judgement = field(default_factory=Judgement)
+    writer_errors: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def misplaced(self) -> int:
+        """Return the rows that the oracle found on a wrong shard, or where none belongs."""
+        return len(self.judgement.misplaced) + len(self.judgement.extra)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was lost, doubled, misplaced or changed, and both verifies agree."""
+        verified = all(result is not None and result.equal for result in (self.verify, self.after))
+        return verified and self.judgement.faultless and self.cutover is not None and self.cutover.switched
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contract's `demo` part. The way back is not shown yet, so its pause is null."""
+        return {
+            "rows": self.rows,
+            "changes_during": self.changes_during,
+            "transactions_during": self.transactions,
+            "lost": len(self.judgement.lost),
+            "duplicated": len(self.judgement.doubled),
+            "misplaced": self.misplaced,
+            "differing": len(self.judgement.differing),
+            "judged_rows": self.judgement.rows,
+            "pause_ms": self.pause_ms,
+            "rollback_pause_ms": None,
+            "seconds": round(self.seconds, 1),
+            "copy": self.copy.to_json() if self.copy else None,
+            "tail": self.tail.to_json() if self.tail else None,
+            "verify": self.verify.to_json() if self.verify else None,
+            "verify_after_cutover": self.after.to_json() if self.after else None,
+            "cutover": self.cutover.to_json() if self.cutover else None,
+            "writer_errors": self.writer_errors,
+        }
+
+    def text(self) -> str:
+        """Return the verdict for people."""
+        judged = self.judgement
+        lines = [
+            f"judged {judged.rows:,} rows by an oracle of its own:"
+            f" lost {len(judged.lost)}, doubled {len(judged.doubled)}, misplaced {self.misplaced},"
+            f" differing {len(judged.differing)}",
+            f"the writers made {self.transactions:,} transactions ({self.changes_during:,} row changes) meanwhile;"
+            f" their longest pause at the cutover was {self.pause_ms} ms",
+            f"all in {self.seconds:.0f} s: {'everything is where it belongs' if self.good else 'SOMETHING IS WRONG'}",
+        ]
+        for finding in [*judged.lost, *judged.doubled, *judged.misplaced, *judged.differing, *judged.extra][:20]:
+            lines.append(f"  {finding}")
+        return "\n".join(lines)
+
+
+def tell(*, users: int, seconds: float | None, keep: bool, say: Callable[[str], None], stop: Event) -> Outcome:
+    """Play the whole story.
+
+    Args:
+        users: Of the marketplace; a hundred rows each.
+        seconds: Let the writers write at least so long between the copy and the cutover.
+        keep: Leave the servers running at the end until a signal comes.
+        say: Takes the story's lines.
+        stop: Ends it early.
+    """
+    began = time.monotonic()
+    outcome = Outcome()
+    with _servers(say) as (source_url, shard_urls):
+        say(f"a marketplace with {users:,} users opens on one PostgreSQL")
+        outcome.rows = populate(source_url, users=users)
+        say(f"it has {outcome.rows:,} rows in 38 tables")
+        context = load(_mapping_file(), say=lambda line: say(f"  {line}"), stop=stop, env=_env(source_url, shard_urls))
+        writers = Writers(source_url, threads=WRITERS, seed=users, transactions_per_s=TRANSACTIONS_PER_S)
+        with ExitStack() as stack:
+            stack.callback(writers.stop)
+            writers.start()
+            say(f"{WRITERS} writers sign up, deal, change their kind, move things, delete, roll back, and never stop")
+            _migrate(context, writers, outcome, wait_s=seconds or 0.0)
+            _live_on_shards(context, writers, outcome, shard_urls, stack)
+        counters = writers.counters()
+        outcome.transactions, outcome.changes_during = counters.transactions, counters.changes
+        outcome.writer_errors = dict(counters.errors)
+        say("the oracle reads every row of every database")
+        outcome.judgement = judge(source_url, shard_urls, ledger=writers.ledger())
+        outcome.seconds = time.monotonic() - began
+        if keep:
+            _keep(source_url, shard_urls, say, stop)
+    return outcome
+
+
+def _migrate(context: Context, writers: Writers, outcome: Outcome, *, wait_s: float) -> None:
+    """Plan, copy, catch up and verify, all under the writers."""
+    context.say("plan")
+    plan = make(context, estimates=True)
+    if plan.has_blockers:
+        raise RefusedError("the plan has a blocker", hint="shardmig plan")
+    context.say(f"  {len(plan.tables)} tables, {len(plan.cross_shard_references)} references end at the split")
+    context.say("copy")
+    outcome.copy = copy(context, CopyOptions())
+    context.say(f"  {outcome.copy.rows:,} rows, {mib(outcome.copy.bytes)} in {outcome.copy.seconds:.1f} s")
+    context.say("tail")
+    outcome.tail = tail(context, caught_up=True)
+    context.say(f"  caught up: {outcome.tail.changes:,} changes, {outcome.tail.moved_rows:,} rows moved with their owners")
+    with tail_running(context):
+        context.stop.wait(wait_s)
+        context.refuse_if_stopped("following", "shardmig demo")
+    context.say("verify")
+    outcome.verify = verify_now(context)
+    rows = sum(table.source_rows for table in outcome.verify.tables)
+    verdict = "equal" if outcome.verify.equal else f"{outcome.verify.differences_total} DIFFERENCES"
+    context.say(f"  {rows:,} rows compared at {outcome.verify.at_lsn} under writes: {verdict}")
+    if writers.counters().transactions == 0:
+        raise ShardmigError("the writers wrote nothing, so this shows nothing", hint="see the servers' logs")
+
+
+def _live_on_shards(
+    context: Context, writers: Writers, outcome: Outcome, shard_urls: Mapping[str, str], stack: ExitStack
+) -> None:
+    """Cut over, send the writers to the shards, and compare the moment of the switch while they write there."""
+    moments: list[Moment] = []
+    context.say("cutover")
+    writers.forget_gaps()
+    outcome.cutover = cut_over(
+        context,
+        max_pause_s=MAX_PAUSE_S,
+        on_drained=lambda: moments.append(_moment(context, stack)),
+        on_switched=lambda: writers.move_to(shard_urls),
+    )
+    context.say(f"  switched; fenced for {outcome.cutover.pause_ms} ms, and the writers write to the shards")
+    context.stop.wait(SECONDS_AFTER)
+    gap = writers.longest_gap()
+    outcome.pause_ms = round(gap.seconds * 1000) if gap else 0
+    context.say("verify the moment of the switch")
+    outcome.after = compare(context, moments[0], tables=None, jobs=2)
+    context.say(f"  {'equal' if outcome.after.equal else 'DIFFERENCES'}")
+
+
+def _moment(context: Context, stack: ExitStack) -> Moment:
+    """Open a snapshot on each side while nobody may write."""
+    shards = {name: own_snapshot(end.url, f"demo {name}", stack) for name, end in context.shard_map.shards.items()}
+    source = own_snapshot(context.shard_map.source.url, "demo source", stack)
+    with context.journal() as journal:
+        state = journal.tail_state()
+    return Moment(state.applied_lsn if state else _no_tail(), source, shards, 0)
+
+
+def _no_tail() -> Any:  # noqa: ANN401  never returns
+    raise ShardmigError("no tail has run", hint="shardmig demo")
+
+
+@contextmanager
+def _servers(say: Callable[[str], None]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Start a source, and one server with three databases as shards; stop them whatever happens."""
+    with tempfile.TemporaryDirectory(prefix="shardmig-demo-", ignore_cleanup_errors=True) as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        with Cluster.create(place / "source") as source, Cluster.create(place / "shards") as shards:
+            say(f"started PostgreSQL {source.major} as the source, and {shards.major} for three shards")
+            yield source.create_database("fixia"), {name: shards.create_database(f"fixia_{name}") for name in SHARDS}
+
+
+def _env(source_url: str, shard_urls: Mapping[str, str]) -> dict[str, str]:
+    return {"PRIMARY_DATABASE_URL": source_url} | {SHARDS[name]: url for name, url in shard_urls.items()}
+
+
+def _mapping_file() -> Path:
+    for path in MAPPING_FILES:
+        if path.is_file():
+            return path
+    raise ShardmigError("the demo's mapping is not installed", hint="install the package again")
+
+
+def _keep(source_url: str, shard_urls: Mapping[str, str], say: Callable[[str], None], stop: Event) -> None:
+    """Say where the servers are and wait; the passwords are those of throw-away servers on loopback."""
+    path = Path(tempfile.gettempdir()) / f"shardmig-demo-{os.getpid()}.env"
+    path.touch(mode=0o600)
+    lines = [f"export {name}='{url}'" for name, url in _env(source_url, shard_urls).items()]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    say(f"the servers run on; their URLs are in {path} (source it); Ctrl-C ends them")
+    stop.wait()
+    path.unlink(missing_ok=True)

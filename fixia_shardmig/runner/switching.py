@@ -1,0 +1,95 @@
+"""Hands the writes over: has a tail run, lends the cutover what other rooms have, and shows how it went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fixia_shardmig.cutover.cutover import CutoverOptions, CutoverResult, GatesClosedError, Hands, cutover
+from fixia_shardmig.cutover.recover import resume_cutover
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.runner.context import Context
+from fixia_shardmig.runner.status import FRESH_S
+from fixia_shardmig.runner.tailing import build_on_all, tail_running
+
+TAIL_WAIT_S = 30.0
+POLL_S = 0.05
+JOBS = 2
+
+
+def cut_over(
+    context: Context,
+    *,
+    dry_run: bool = False,
+    max_pause_s: float,
+    resume: bool = False,
+    on_drained: Callable[[], object] | None = None,
+    on_switched: Callable[[], object] | None = None,
+) -> CutoverResult:
+    """Cut over, rehearse it, or finish what an interrupted one began.
+
+    Args:
+        context: The migration.
+        dry_run: Ask every gate and rehearse the drain.
+        max_pause_s: What takes longer is undone.
+        resume: Finish or undo another run's cutover.
+        on_drained: Called behind the fence, when all sides are equal.
+        on_switched: Called as soon as the shards have the writes.
+
+    Raises:
+        RefusedError, TemporaryError, StoppedError: Undone, or what is left to do; the message tells.
+    """
+
+    def enable() -> None:
+        build_on_all(context, "after_switch", JOBS)
+        if on_switched is not None:
+            on_switched()
+
+    options = CutoverOptions(max_pause_s=max_pause_s, dry_run=dry_run)
+    hands = Hands(enable_on_shards=enable, on_drained=on_drained, say=context.say, stop=context.stop)
+    with context.journal() as journal:
+        if resume:
+            return resume_cutover(context.shard_map, journal, options=options, hands=hands)
+        if journal.get().phase not in {Phase.TAILING, Phase.VERIFIED}:
+            return _try(context, journal, options, hands)
+        with tail_running(context):
+            _await_tail(journal)
+            return _try(context, journal, options, hands)
+
+
+def _try(context: Context, journal: Journal, options: CutoverOptions, hands: Hands) -> CutoverResult:
+    """Cut over; closed gates are an answer, not an error."""
+    try:
+        return cutover(context.shard_map, journal, options=options, hands=hands)
+    except GatesClosedError as error:
+        return CutoverResult(switched=False, pause_ms=0.0, steps=(), gates=error.gates)
+
+
+def _await_tail(journal: Journal) -> None:
+    """Give a tail that has just begun the time to say where it stands; the gate judges it afterwards."""
+    deadline = time.monotonic() + TAIL_WAIT_S
+    while time.monotonic() < deadline:
+        state = journal.tail_state()
+        if state is not None and state.age_s < FRESH_S and not state.stopped_by and state.applied_lsn >= state.source_lsn:
+            return
+        time.sleep(POLL_S)
+
+
+def render(result: CutoverResult, *, dry_run: bool) -> str:
+    """Return gates and steps as people read them."""
+    lines = []
+    for gate in result.gates:
+        lines.append(f"{'ok    ' if gate.ok else 'CLOSED'}  {gate.name}: {gate.detail}")
+        if not gate.ok and gate.hint:
+            lines.append(f"        hint: {gate.hint}")
+    lines += [f"{step.ms:7.0f} ms  {step.name}" for step in result.steps]
+    if result.switched:
+        lines.append(f"switched: the shards have the writes; the fence stood for {result.pause_ms:.0f} ms")
+    elif dry_run and all(gate.ok for gate in result.gates):
+        lines.append(f"every gate is open; a pause of about {result.pause_ms:.0f} ms is to be expected")
+    else:
+        lines.append("not switched: the source has the writes")
+    if result.unfinished:
+        lines.append(f"unfinished: {result.unfinished}")
+    return "\n".join(lines)
