@@ -58,8 +58,8 @@ WHERE slot_type = 'logical' AND database = current_database() AND slot_name NOT 
 
 -- name: subscriptions
 -- Returns how many subscriptions write into this database.
-SELECT count(*)::int AS count FROM pg_stat_subscription s JOIN pg_subscription p ON p.oid = s.subid
-WHERE p.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.relid IS NULL
+SELECT count(*)::int AS count FROM pg_subscription
+WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 -- name: event_triggers
 -- Returns the event triggers.
@@ -78,13 +78,18 @@ FROM pg_extension e CROSS JOIN LATERAL unnest(e.extconfig) AS config(oid) JOIN p
 WHERE c.relkind = 'r' AND (c.reltuples > 0 OR pg_relation_size(c.oid) > 0) ORDER BY 1, 2
 
 -- name: used_extensions
--- Returns the extensions that something of the user's depends on.
+-- Returns the extensions that something of the user's depends on. Parts of an extension's own objects (the rule of
+-- its view, the default of its table) are not the user's.
 SELECT DISTINCT e.extname::text AS name
 FROM pg_depend member JOIN pg_extension e ON e.oid = member.refobjid
 JOIN pg_depend d ON d.refclassid = member.classid AND d.refobjid = member.objid AND d.deptype IN ('n', 'a')
 WHERE member.refclassid = 'pg_extension'::regclass AND member.deptype = 'e'
+  AND d.classid IN ('pg_class'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_proc'::regclass,
+                    'pg_type'::regclass, 'pg_trigger'::regclass, 'pg_rewrite'::regclass, 'pg_policy'::regclass)
   AND NOT EXISTS (SELECT FROM pg_depend own WHERE own.classid = d.classid AND own.objid = d.objid AND own.deptype = 'e')
-  AND NOT (d.classid = 'pg_extension'::regclass)
+  AND NOT EXISTS (SELECT FROM pg_depend part JOIN pg_depend own ON own.classid = part.refclassid
+                      AND own.objid = part.refobjid AND own.deptype = 'e'
+                  WHERE part.classid = d.classid AND part.objid = d.objid AND part.deptype IN ('i', 'a'))
 
 -- name: roles
 -- Returns the roles that own or may use something of the user's.
