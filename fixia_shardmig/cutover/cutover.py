@@ -174,7 +174,7 @@ def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[_Pro
 
 
 def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
-    """Fence, drain, check, sequences, seal. The pooler's PAUSE will come before, slots of the way back before `seal`."""
+    """Fence, drain, check, sequences, seal. A pooler's PAUSE belongs before these, slots of the way back before seal."""
     deadline = began + run.options.max_pause_s
     reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
     with run.step("fence"):
@@ -205,7 +205,7 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
 
 
 def _fence(run: Run, deadline: float) -> None:
-    """Raise the fence, then say so: a fence that the journal does not know of expires, the other way round would lie."""
+    """Raise the fence, then say so: a fence the journal does not know of expires, the other way round would lie."""
     phase = run.journal.get().phase
     state = raise_fence(
         run.sides.source,

@@ -300,7 +300,7 @@ def seal_fence(
 ) -> FenceState:
     """Take the expiry away, if the fence is still ours, without gaps, with time enough left by the server's clock.
 
-    Takes the tables' locks once more. A statement of a transaction that got ROW EXCLUSIVE behind the fence by LOCK TABLE
+    Takes the tables' locks once more. A statement of a transaction that got ROW EXCLUSIVE behind the fence (LOCK TABLE)
     looks at no catalog while it runs, so a loop in it would call the function with the expiry on, past the expiry.
 
     Raises:
