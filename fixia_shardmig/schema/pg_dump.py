@@ -1,7 +1,7 @@
 """Finds a pg_dump that can read the source and runs it for the DDL alone.
 
 Refuses an older pg_dump than the source, as pg_dump itself would, but before it starts and with what to install.
-The password travels in the environment, never in an argument that `ps` would show.
+Secrets travel in the environment or a private file, never in an argument that `ps` would show.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ LOCK_WAIT_MS_MAX = 30_000
 DUMP_S_MAX = 600
 """Reading the DDL of ten thousand tables takes about a minute; ten times that is a server that does not answer."""
 
+_SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 _OPTIONS = (
     "--verbose",  # its plain text then carries the object's OIDs, which names alone do not tell apart
     "--schema-only",
@@ -98,25 +100,45 @@ def _major(program: Path) -> int | None:
 
 def dump_ddl(url: str, program: Path, snapshot: str) -> str:
     """Return pg_dump's plain text of a database's DDL under an exported snapshot."""
-    parts = conninfo.conninfo_to_dict(url)
-    environment = {**os.environ, "LC_ALL": "C"}
-    password = parts.pop("password", None)
-    if password is not None:
-        environment["PGPASSWORD"] = str(password)
-    place = conninfo.make_conninfo("", **parts)
-    command = [str(program), *_OPTIONS, f"--snapshot={snapshot}", f"--dbname={place}"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, env=environment, stdin=subprocess.DEVNULL, timeout=DUMP_S_MAX, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise TemporaryError(
-            f"{describe(url)}: pg_dump did not finish in {DUMP_S_MAX} s",
-            hint="see what holds it up in pg_stat_activity",
-        ) from None
+    with tempfile.TemporaryDirectory(prefix="shardmig-") as private:
+        place, environment = _without_secrets(url, Path(private))
+        command = [str(program), *_OPTIONS, f"--snapshot={snapshot}", f"--dbname={place}"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, env=environment, stdin=subprocess.DEVNULL, timeout=DUMP_S_MAX, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise TemporaryError(
+                f"{describe(url)}: pg_dump did not finish in {DUMP_S_MAX} s",
+                hint="see what holds it up in pg_stat_activity",
+            ) from None
     if done.returncode:
         raise _failure(url, done.stderr.decode(errors="replace"))
     return done.stdout.decode()
+
+
+def _without_secrets(url: str, private: Path) -> tuple[str, dict[str, str]]:
+    """Return a connection string for an argument, and an environment that holds the secrets it lacks.
+
+    libpq reads only the password from the environment; what else is secret goes through a service file.
+    """
+    parts = conninfo.conninfo_to_dict(url)
+    environment = {**os.environ, "LC_ALL": "C"}
+    secrets = {name: str(parts.pop(name)) for name in _SECRETS if parts.get(name)}
+    if "password" in secrets:
+        environment["PGPASSWORD"] = secrets.pop("password")
+    if secrets and "service" in parts:
+        raise RefusedError(
+            f"{describe(url)}: {', '.join(secrets)} stands in a URL that names a service",
+            hint="move it into the service file, so that no program is started with it as an argument",
+        )
+    if secrets:
+        file = private / "service"
+        file.touch(mode=0o600)
+        file.write_text("[shardmig]\n" + "".join(f"{name}={value}\n" for name, value in secrets.items()))
+        environment["PGSERVICEFILE"] = str(file)
+        parts["service"] = "shardmig"
+    return conninfo.make_conninfo("", **parts), environment
 
 
 def _failure(url: str, stderr: str) -> ShardmigError:

@@ -14,7 +14,7 @@ from fixia_shardmig.plan.findings import Look
 from fixia_shardmig.postgres.sessions import Connection
 from tests.fixtures.fix_catalogs import catalog, table
 
-NO_CONNECTION = cast("Connection", None)
+NO_CONNECTION = cast("Connection", object())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fixia_shardmig.model.errors import RefusedError
-from fixia_shardmig.schema.pg_dump import find_pg_dump
+from fixia_shardmig.schema.pg_dump import dump_ddl, find_pg_dump
 
 
 def fake(directory: Path, major: int) -> Path:
@@ -54,3 +54,23 @@ def test_the_named_directory_decides_alone(monkeypatch: pytest.MonkeyPatch, tmp_
     assert named == find_pg_dump(16)
     with pytest.raises(RefusedError):
         find_pg_dump(17)
+
+
+def test_no_secret_is_an_argument(tmp_path: Path) -> None:
+    """What `ps` shows of pg_dump holds neither the password nor the key's passphrase; both still reach it."""
+    program = tmp_path / "pg_dump"
+    program.write_text('#!/bin/sh\necho "$@"; echo "env $PGPASSWORD"; cat "$PGSERVICEFILE"\n')
+    program.chmod(0o755)
+    output = dump_ddl("postgresql://u:s3cret@h/d?sslpassword=k3y", program, "00000003-1")
+    arguments, environment, *service = output.splitlines()
+    assert [False, False] == [secret in arguments for secret in ("s3cret", "k3y")]
+    assert "service=shardmig" in arguments
+    assert environment == "env s3cret"
+    assert ["[shardmig]", "sslpassword=k3y"] == service
+
+
+def test_a_second_secret_beside_a_service_is_refused(tmp_path: Path) -> None:
+    """A service file cannot hold another service."""
+    with pytest.raises(RefusedError, match="sslpassword stands in a URL that names a service") as caught:
+        dump_ddl("postgresql://u@h/d?sslpassword=k3y&service=main", tmp_path / "pg_dump", "1")
+    assert "k3y" not in str(caught.value)
