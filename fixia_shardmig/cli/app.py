@@ -12,9 +12,10 @@ from typing import Any, Concatenate, ParamSpec
 import rich_click as click
 
 from fixia_shardmig import __version__
+from fixia_shardmig.cli.group import Program
 from fixia_shardmig.cli.params import Duration, Size, Until
 from fixia_shardmig.cli.session import Session
-from fixia_shardmig.model.errors import Exit, ShardmigError
+from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError
 
 P = ParamSpec("P")
 
@@ -28,30 +29,39 @@ def command(function: Callable[Concatenate[Session, P], int | None]) -> Callable
         session = context.find_object(Session)
         if session is None:
             raise click.UsageError("no session")
+        again = f"{context.command_path}{GOES_ON_WITH.get(context.info_name or '', '')}"
         try:
             with session.watching_signals():
                 code = function(session, *args, **kwargs) or int(Exit.OK)
         except ShardmigError as error:
-            code = session.failed(error)
-        except Exception as error:
-            code = session.failed(_unforeseen(error))
+            code = session.failed(error, again=again)
+        except Exception as error:  # noqa: BLE001  the outermost place: what comes here must still end well
+            known = _known(error)
+            code = session.failed(known, again=again) if known else session.broken(error)
         context.exit(code)
 
     return run
 
 
-def _unforeseen(error: Exception) -> ShardmigError:
-    """Return a server's error as ours; anything else is a bug, and its traceback is what helps."""
+GOES_ON_WITH = {"copy": " --resume", "cutover": " --resume"}
+"""What a command that was interrupted wants to be called with."""
+
+
+def _known(error: Exception) -> ShardmigError | None:
+    """Return a server's or a file system's error as ours; None for a mistake in the program."""
     import psycopg
 
     from fixia_shardmig.postgres.retry import unforeseen
 
     if isinstance(error, psycopg.Error):
         return unforeseen(error)
-    raise error
+    if isinstance(error, OSError) and error.filename:
+        reason = (error.strerror or type(error).__name__).lower()
+        return ShardmigError(f"{error.filename}: {reason}", hint=f"mend that, then {SAME_COMMAND}")
+    return None
 
 
-@click.group(context_settings={"auto_envvar_prefix": "SHARDMIG", "help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"auto_envvar_prefix": "SHARDMIG", "help_option_names": ["-h", "--help"]})
 @click.option("-m", "--mapping", metavar="FILE", envvar="SHARDMIG_MAPPING", help="The mapping file.")
 @click.option(
     "-o",
@@ -73,7 +83,11 @@ def cli(ctx: click.Context, *, mapping: str | None, output: str, verbose: int, l
     """
     from fixia_shardmig.cli.logs import configure
 
-    configure(log_file, verbose)
+    try:
+        configure(log_file, verbose)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise click.BadParameter(f"{log_file}: {reason}", param_hint="--log-file") from None
     ctx.obj = Session(mapping, output, verbose, yes)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +18,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fixia_shardmig.model.errors import Exit, MappingError, ShardmigError
+from fixia_shardmig.model.errors import SAME_COMMAND, Exit, MappingError, ShardmigError
 
 if TYPE_CHECKING:
     from fixia_shardmig.runner.context import Context
 
 DEFAULT_MAPPING = "shardmig.yaml"
 SCHEMA_VERSION = 1
+_COMMAND = re.compile(r"shardmig( [a-z-]+)+")
+
+
+def as_json(part: dict[str, Any], *, output: str, migration: str | None) -> str:
+    """Return a result as one JSON object, on one line for `jsonl`."""
+    head = {"schema_version": SCHEMA_VERSION, "migration": migration}
+    return json.dumps({**head, **part}, indent=None if output == "jsonl" else 2, default=str)
+
+
+def show_failure(error: ShardmigError, *, code: int, output: str, migration: str | None) -> int:
+    """Tell people what failed, scripts too if they asked for JSON, and return the exit code."""
+    click.echo(f"shardmig: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+    if output in {"json", "jsonl"}:
+        failure = {"message": error.message, "hint": error.hint, "exit_code": code}
+        next_steps = [error.hint] if _COMMAND.fullmatch(error.hint) else []
+        part = {"status": Exit(code).name.lower(), "next_steps": next_steps, "error": failure}
+        click.echo(as_json(part, output=output, migration=migration))
+    return code
 
 
 @dataclass(slots=True)
@@ -77,20 +99,29 @@ class Session:
         click.echo(self._json({"status": status, "next_steps": list(next_steps), **part}))
 
     def _json(self, part: dict[str, Any]) -> str:
-        head = {"schema_version": SCHEMA_VERSION, "migration": self.migration}
-        return json.dumps({**head, **part}, indent=None if self.output == "jsonl" else 2, default=str)
+        return as_json(part, output=self.output, migration=self.migration)
 
-    def failed(self, error: ShardmigError) -> int:
-        """Show an error and return its exit code."""
-        click.echo(f"shardmig: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+    def failed(self, error: ShardmigError, *, again: str) -> int:
+        """Show an error and return its exit code; `again` is the command that goes on from here."""
+        import structlog
+
         code = int(Exit.TERMINATED) if self.terminated and error.exit_code == Exit.INTERRUPTED else int(error.exit_code)
-        if self.output != "text":
-            status = error.exit_code.name.lower()
-            failure = {"message": error.message, "hint": error.hint, "exit_code": code}
-            click.echo(self._json({"status": status, "next_steps": [], "error": failure}))
-        return code
+        error.hint = error.hint.replace(SAME_COMMAND, f"run: {again}")
+        structlog.get_logger().error("failed", message=error.message, hint=error.hint, exit_code=code)
+        return show_failure(error, code=code, output=self.output, migration=self.migration)
+
+    def broken(self, error: Exception) -> int:
+        """Show an error that is nobody's but the program's own; its traceback is in the log, or on stderr with `-v`."""
+        import structlog
+
+        structlog.get_logger().error("broken", error=type(error).__name__, exc_info=error)
+        if self.verbose:
+            traceback.print_exception(error, file=sys.stderr)
+        cause = ShardmigError(
+            f"a mistake in the program itself: {type(error).__name__}: {error}",
+            hint="run it again with -v for the traceback, and report that; shardmig status shows what is saved",
+        )
+        return show_failure(cause, code=int(Exit.FAILED), output=self.output, migration=self.migration)
 
     def confirm(self, question: str) -> None:
         """Ask before something that cannot be undone; `--yes` answers, and without a terminal nothing is assumed."""

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+SAME_COMMAND = "run the same command again"
+"""In a hint: the place that knows the command puts its name here."""
+
 
 class Exit(IntEnum):
     """What a command's exit code says to a script."""

@@ -164,7 +164,7 @@ def _stored(descriptor: int) -> Iterator[bytes]:
 def _cannot_spill(error: OSError, spool: Path) -> TemporaryError:
     return TemporaryError(
         f"cannot spill a large transaction to {spool}: {(error.strerror or str(error)).lower()}",
-        hint=f"make room in {spool}, then run the command again; nothing of the transaction was applied",
+        hint=f"make room in {spool}, then run the same command again; nothing of the transaction was applied",
     )
 
 

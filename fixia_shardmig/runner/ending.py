@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from psycopg import sql
 
-from fixia_shardmig.cutover.fence import lift_fence
+from fixia_shardmig.cutover.fence import FenceKind, fence_state, lift_fence
 from fixia_shardmig.cutover.switch import LIFT_S
 from fixia_shardmig.journal.journal import Journal, drop_from
-from fixia_shardmig.model.errors import RefusedError
+from fixia_shardmig.model.errors import SAME_COMMAND, RefusedError, TemporaryError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.publications import drop_publication
 from fixia_shardmig.postgres.sessions import Connection, session
 from fixia_shardmig.postgres.slots import drop_slot
 from fixia_shardmig.runner.context import Context, publication_name
+
+LIFT_S = 10.0
+"""How long to try to drop the fence's triggers; they let everything through meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +58,27 @@ def abort(context: Context, *, drop_targets: bool = False) -> AbortResult:
 
 
 def _clear_source(context: Context) -> list[str]:
+    """Lift the fence before anything else: nobody can write while it stands."""
     name = publication_name(context.shard_map)
     removed = []
     with session(context.shard_map.source.url, "abort") as source:
+        if fence_state(source).kind is not FenceKind.NONE:
+            _lift(context, source)
+            removed.append("source: fence lifted")
         if drop_slot(source, name):
             removed.append(f"source: replication slot {name} dropped")
         if drop_publication(source, name):
             removed.append(f"source: publication {name} dropped")
-        if lift_fence(source, migration=context.shard_map.name, deadline=time.monotonic() + LIFT_S):
-            removed.append("source: fence lifted")
     return removed
+
+
+def _lift(context: Context, source: Connection) -> None:
+    left = lift_fence(source, migration=context.shard_map.name, deadline=time.monotonic() + LIFT_S)
+    if left:
+        raise TemporaryError(
+            f"writers are let through again, but somebody keeps the fence's triggers on {left[0]} from being dropped",
+            hint=f"end long transactions on the source, then {SAME_COMMAND}",
+        )
 
 
 def _clear_shard(context: Context, url: str, name: str, *, drop_targets: bool) -> list[str]:

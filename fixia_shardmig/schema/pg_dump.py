@@ -147,7 +147,7 @@ def _failure(url: str, stderr: str) -> ShardmigError:
     if "lock timeout" in cause:
         return TemporaryError(
             f"{describe(url)}: another session holds a table locked: {cause}",
-            hint="wait for the DDL that is under way on the source, then run the command again",
+            hint="wait for the DDL that is under way on the source, then run the same command again",
         )
     return ShardmigError(
         f"{describe(url)}: {cause}", hint="the role needs USAGE on all schemas and SELECT on all tables"
