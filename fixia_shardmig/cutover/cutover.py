@@ -174,7 +174,10 @@ def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[_Pro
 
 
 def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
-    """Fence, drain, check, sequences, seal. A pooler's PAUSE belongs before these, slots of the way back before seal."""
+    """Fence, drain, check, sequences, seal.
+
+    A pooler's PAUSE belongs before these, the slots of the way back before the seal (pitfall 65).
+    """
     deadline = began + run.options.max_pause_s
     reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
     with run.step("fence"):

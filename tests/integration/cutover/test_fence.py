@@ -457,8 +457,8 @@ def test_a_role_without_rights_is_refused_with_the_reason(fenced_url: str) -> No
     run(fenced_url, "DROP OWNED BY plain_operator")
 
 
-def test_a_busy_autovacuum_gives_way(fenced_url: str, operator: Connection) -> None:
-    """A manual VACUUM holds the same lock and does not give way: it is named like a writer."""
+def test_a_vacuum_by_hand_is_named_like_a_writer(fenced_url: str, operator: Connection) -> None:
+    """VACUUM's lock is in the way too; only an autovacuum is ended by the server when somebody waits for it."""
     holder = psycopg.connect(fenced_url, application_name="vacuum")
     try:
         holder.execute("LOCK TABLE users IN SHARE UPDATE EXCLUSIVE MODE")
