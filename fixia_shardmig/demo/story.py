@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from fixia_shardmig.cutover.cutover import CutoverResult
+from fixia_shardmig.cutover.result import CutoverResult
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.generator import populate
 from fixia_shardmig.demo.oracle import Judgement, judge
@@ -190,7 +190,7 @@ def _live_on_shards(
         on_drained=lambda: moments.append(_moment(context, stack)),
         on_switched=lambda: writers.move_to(shard_urls),
     )
-    context.say(f"  switched; fenced for {outcome.cutover.pause_ms} ms, and the writers write to the shards")
+    context.say(f"  switched; fenced for {outcome.cutover.pause_ms:.0f} ms, and the writers write to the shards")
     context.stop.wait(SECONDS_AFTER)
     gap = writers.longest_gap()
     outcome.pause_ms = round(gap.seconds * 1000) if gap else 0

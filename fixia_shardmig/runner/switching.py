@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fixia_shardmig.cutover.cutover import CutoverOptions, CutoverResult, GatesClosedError, Hands, cutover
+from fixia_shardmig.cutover.cutover import cutover
 from fixia_shardmig.cutover.recover import resume_cutover
+from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.runner.context import Context
