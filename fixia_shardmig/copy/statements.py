@@ -96,7 +96,8 @@ def _shard_write(leaf: Table, shard: str, *, shard_map: ShardMap, again: bool, q
         after = _from_staging(leaf, target, names)
     elif again:
         before.append(sql.SQL("TRUNCATE ONLY {}").format(target))
-    copy_in = sql.SQL("COPY {} ({}) FROM STDIN ({})").format(into, names, _format(leaf))
+    listed = sql.SQL("({})").format(names) if leaf.copied_columns else sql.SQL("")  # no columns, no parentheses
+    copy_in = sql.SQL("COPY {} {} FROM STDIN ({})").format(into, listed, _format(leaf))
     return ShardWrite(
         shard,
         shard_map.shards[shard].url,

@@ -70,10 +70,9 @@ def read_key(shard: ShardSession, table: TailTable, ctid: str) -> dict[str, str 
 
 def has_equal_row(shard: ShardSession, plan: RelationPlan, values: tuple[str | None, ...]) -> bool:
     """Whether a shard has a row that is equal in every column."""
-    same = sql.SQL(" AND ").join(
-        sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(quoted(name)) for name in plan.columns
+    query = sql.SQL("SELECT 1 FROM {} WHERE {} LIMIT 1").format(
+        statements.target(plan.table.table), statements.equal_texts(plan.columns)
     )
-    query = sql.SQL("SELECT 1 FROM {} WHERE {} LIMIT 1").format(statements.target(plan.table.table), same)
     return shard.connection.execute(query, values).fetchone() is not None
 
 

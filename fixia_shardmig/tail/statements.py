@@ -34,6 +34,8 @@ def _equal(columns: tuple[str, ...]) -> sql.Composed:
 
 def insert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return an INSERT; parameters are the columns' values."""
+    if not columns:
+        return sql.SQL("INSERT INTO {} DEFAULT VALUES").format(quoted(table.name.schema, table.name.name))
     return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})").format(
         quoted(table.name.schema, table.name.name), names(columns), _placeholders(columns)
     )
@@ -69,10 +71,15 @@ def delete(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 
 def delete_one(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return a DELETE of one among equal rows. Values are compared as text: json, xml and point have no `=`."""
-    same = sql.SQL(" AND ").join(
-        sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(quoted(column)) for column in columns
+    return sql.SQL("DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {1} LIMIT 1)").format(
+        target(table), equal_texts(columns)
     )
-    return sql.SQL("DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {1} LIMIT 1)").format(target(table), same)
+
+
+def equal_texts(columns: tuple[str, ...]) -> sql.Composed:
+    """Return a condition that finds rows by all their values, true where there are no columns."""
+    same = [sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(quoted(column)) for column in columns]
+    return sql.SQL(" AND ").join([*same, sql.SQL("true")])
 
 
 def as_text(columns: tuple[str, ...], alias: str | None = None) -> sql.Composed:
