@@ -92,11 +92,14 @@ def as_text(columns: tuple[str, ...], alias: str | None = None) -> sql.Composed:
 
 
 def key_type(column: Column) -> sql.SQL:
-    """Return the type to cast a key's text to, without a length, since a cast to one cuts silently."""
+    """Return the type to cast a key's text to, for a query with parameters.
+
+    Without a length, since a cast to one cuts silently.
+    """
     if column.base_type in _UNPADDED:
         return sql.SQL(_UNPADDED[column.base_type])  # type: ignore[arg-type]
     text = column.type_text if '"' in column.type_text else re.sub(r"\([^)]*\)", "", column.type_text)
-    return sql.SQL(text)  # type: ignore[arg-type]
+    return sql.SQL(text.replace("%", "%%"))  # type: ignore[arg-type]
 
 
 def wanted_keys(columns: tuple[Column, ...]) -> sql.Composed:
