@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString, Self, cast
 
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from fixia_shardmig.journal.records import FORWARD, Barrier, Chunk, Event, Migration, SnapshotEpoch, TailState
@@ -29,7 +30,7 @@ LOCK_CLASS = 0x5348
 
 @cache
 def _ddl(name: str) -> LiteralString:
-    text = resources.files(__package__).joinpath("journal.sql").read_text("utf-8")
+    text = resources.files("fixia_shardmig.journal").joinpath("journal.sql").read_text("utf-8")
     blocks = {title.strip(): body for title, _, body in (b.partition("\n") for b in text.split("-- name: ")[1:])}
     return cast("LiteralString", blocks[name])
 
@@ -73,7 +74,7 @@ class Journal:
         self.actor = actor or f"{getpass.getuser()}@{socket.gethostname()}"
         self.connection = connect(url, "journal")
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         """Return self."""
         return self
 
@@ -128,8 +129,7 @@ class Journal:
             )
         if row[16] != FORMAT:
             raise RefusedError(f"the journal has format {row[16]}, this program reads {FORMAT}", hint="use its version")
-        lsns = [LSN.parse(text) if text else None for text in row[12:14]]
-        return Migration(*row[:2], Phase(row[2]), *row[3:9], tuple(row[9]), *row[10:12], *lsns, *row[14:16])
+        return _migration(row)
 
     def get(self) -> Migration:
         """Return the migration; refuses where none was begun."""
@@ -156,9 +156,7 @@ class Journal:
     def note(self, **columns: str | LSN | int | None) -> None:
         """Set plain columns of the migration: slot_lsn, consistent_lsn, schema_stage, catalog_fingerprint, …."""
         for name, value in columns.items():
-            self.connection.execute(
-                _SETTERS[name], (str(value) if isinstance(value, LSN) else value, self.name)
-            )
+            self.connection.execute(_SETTERS[name], (str(value) if isinstance(value, LSN) else value, self.name))
 
     def add_evidence(self, evidence: dict[str, Any]) -> None:
         """Merge facts into the migration's evidence without a change of phase."""
@@ -175,7 +173,8 @@ class Journal:
     def events(self, limit: int = 1000) -> list[Event]:
         """Return the newest events, oldest first."""
         rows = self.connection.execute(
-            "SELECT at, actor, event, detail FROM (SELECT * FROM shardmig.event ORDER BY id DESC LIMIT %s) e ORDER BY id",
+            "SELECT at, actor, event, detail FROM (SELECT * FROM shardmig.event ORDER BY id DESC LIMIT %s) e"
+            " ORDER BY id",
             (limit,),
         ).fetchall()
         return [Event(*row) for row in rows]
@@ -217,10 +216,7 @@ class Journal:
             cursor.executemany(
                 "INSERT INTO shardmig.chunk (id, schema_name, table_name, first_page, end_page, size_bytes, keyed)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-                [
-                    (c.id, c.table.schema, c.table.name, c.first_page, c.end_page, c.size_bytes, c.keyed)
-                    for c in chunks
-                ],
+                [(c.id, c.table.schema, c.table.name, c.first_page, c.end_page, c.size_bytes, c.keyed) for c in chunks],
             )
 
     def chunks(self) -> list[Chunk]:
@@ -330,7 +326,7 @@ class Journal:
             " OR id = %(id)s ORDER BY id LIMIT 1",
             {"id": barrier_id},
         ).fetchone()
-        return Barrier(*row[:3], LSN.parse(row[3]) if row[3] else None, *row[4:]) if row else None
+        return Barrier(row[0], row[1], row[2], _lsn(row[3]), row[4], row[5], row[6]) if row else None
 
     def barrier_held(self, barrier_id: int) -> None:
         """Say that the tail holds and applies nothing more until the barrier's LSN is known."""
@@ -355,6 +351,32 @@ class Journal:
             "UPDATE shardmig.barrier SET released_at = clock_timestamp() WHERE id = %s AND released_at IS NULL",
             (barrier_id,),
         )
+
+
+def _migration(row: TupleRow) -> Migration:
+    """Make the record of the columns that `find` selects, in that order."""
+    return Migration(
+        name=row[0],
+        created_at=row[1],
+        phase=Phase(row[2]),
+        routing_epoch=row[3],
+        mapping_fingerprint=row[4],
+        catalog_fingerprint=row[5],
+        source_system=row[6],
+        source_database=row[7],
+        source_timeline=row[8],
+        shard_names=tuple(row[9]),
+        slot=row[10],
+        publication=row[11],
+        slot_lsn=_lsn(row[12]),
+        consistent_lsn=_lsn(row[13]),
+        schema_stage=row[14],
+        evidence=row[15],
+    )
+
+
+def _lsn(text: str | None) -> LSN | None:
+    return LSN.parse(text) if text else None
 
 
 _LOCKS = {"driver": 1, "operator": 2}

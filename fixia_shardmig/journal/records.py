@@ -42,7 +42,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A block range of one table. `end_page` is None for the last one, which is open; `keyed` without a key is whole."""
+    """A block range of one table; `end_page` is None for the last one, which is open. Not `keyed`: the whole table."""
 
     id: int
     table: TableName

@@ -211,9 +211,7 @@ class Catalog:
         table = self.tables[root]
         if table.kind != "p":
             return (table,)
-        return tuple(
-            t for _, t in sorted(self.tables.items()) if t.root == root and t.kind != "p" and t.partition_of
-        )
+        return tuple(t for _, t in sorted(self.tables.items()) if t.root == root and t.kind != "p" and t.partition_of)
 
     def foreign_keys_of(self, table: TableName) -> tuple[ForeignKey, ...]:
         """Return the references that a table declares."""

@@ -31,10 +31,11 @@ class TableName:
                 return cls(DEFAULT_SCHEMA, name)
             case [schema, name]:
                 return cls(schema, name)
-        raise MappingError(
-            f"{text!r} is not a table name",
-            hint='write table, schema.table, or quote a part that holds a dot: sales."with.dot"',
-        )
+            case _:
+                raise MappingError(
+                    f"{text!r} is not a table name",
+                    hint='write table, schema.table, or quote a part that holds a dot: sales."with.dot"',
+                )
 
 
 def _shown(part: str) -> str:

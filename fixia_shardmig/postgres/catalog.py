@@ -19,7 +19,7 @@ OWN_SCHEMA = "shardmig"
 
 @cache
 def _query(name: str) -> LiteralString:
-    text = resources.files(__package__).joinpath("catalog.sql").read_text("utf-8")
+    text = resources.files("fixia_shardmig.postgres").joinpath("catalog.sql").read_text("utf-8")
     queries = {}
     for block in text.split("-- name: ")[1:]:
         title, _, body = block.partition("\n")

@@ -5,7 +5,7 @@ Refuses nothing by itself: it turns psycopg's connection errors into ours, witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
 
@@ -19,8 +19,14 @@ from fixia_shardmig.model.lsn import LSN
 
 Connection = psycopg.Connection[TupleRow]
 
+TRANSACTION_TIMEOUT_SINCE = 17_00_00
+"""The server version that brought `transaction_timeout`; an older one refuses to set it."""
+
 CONNECT_TIMEOUT_S = 10
 KEEPALIVE_IDLE_S = 15
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVES = 4
+"""A host that vanished without a word is noticed after 15 + 4 * 5 seconds of silence, not after the kernel's hours."""
 
 PINNED: dict[str, str] = {
     "client_encoding": "UTF8",
@@ -75,6 +81,8 @@ def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             keepalives_idle=KEEPALIVE_IDLE_S,
+            keepalives_interval=KEEPALIVE_INTERVAL_S,
+            keepalives_count=KEEPALIVES,
             application_name=f"shardmig {purpose}",
             client_encoding="utf-8",
         )
@@ -87,7 +95,7 @@ def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
 
 def _pin(connection: Connection) -> None:
     settings = dict(PINNED)
-    if connection.info.server_version >= 170000:
+    if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
         settings["transaction_timeout"] = "0"
     calls = [sql.SQL("set_config({}, {}, false)").format(sql.Literal(k), sql.Literal(v)) for k, v in settings.items()]
     connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(calls))
@@ -103,7 +111,7 @@ def connection_error(error: psycopg.Error, url: str) -> ShardmigError:
     first_line = next((line.strip() for line in text.splitlines() if line.strip()), "connection failed")
     return TemporaryError(
         f"{where}: cannot connect: {without_secret(first_line, url)}",
-        hint="check that the server runs and that the URL's host and port are right, then run the command again",
+        hint="check that the server runs and that the URL's host and port are right, then run the same command again",
     )
 
 
@@ -121,6 +129,15 @@ _REFUSALS = (
 )
 
 
+def lost(error: psycopg.Error, url: str) -> TemporaryError:
+    """Turn the loss of an open session into an error that names the place."""
+    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "connection lost")
+    return TemporaryError(
+        f"{describe(url)}: lost the connection: {without_secret(first_line, url)}",
+        hint="when the server is back, run the same command again",
+    )
+
+
 def without_secret(text: str, url: str) -> str:
     """Return a text with the URL's password, should it occur, blotted out."""
     try:
@@ -132,17 +149,29 @@ def without_secret(text: str, url: str) -> str:
 
 @contextmanager
 def session(url: str, purpose: str, *, autocommit: bool = True) -> Iterator[Connection]:
-    """Open a session as `connect` does and close it at the end, whatever happens in between."""
+    """Open a session as `connect` does and close it at the end, whatever happens in between.
+
+    Raises:
+        TemporaryError: Also when this very session was lost while it was used.
+    """
     connection = connect(url, purpose, autocommit=autocommit)
     try:
         yield connection
+    except psycopg.Error as error:
+        if connection.broken:
+            raise lost(error, url) from error
+        raise
     finally:
         connection.close()
 
 
-def scalar(connection: Connection, query: LiteralString | sql.Composable, parameters: object = None) -> Any:  # noqa: ANN401  the server decides the type
+def scalar(
+    connection: Connection,
+    query: LiteralString | sql.SQL | sql.Composed,
+    parameters: Sequence[object] | Mapping[str, object] | None = None,
+) -> Any:  # noqa: ANN401  the server decides the type
     """Run a query that returns one value, or None without a row."""
-    row = connection.execute(query, parameters).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(query, parameters).fetchone()
     return row[0] if row else None
 
 
