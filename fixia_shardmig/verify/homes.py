@@ -132,8 +132,11 @@ class _Homes:
         return HomeSql(joined, self._chosen(value, rule.homes, rule.otherwise))
 
     def _by_sql(self, name: TableName, rule: SplitBySql) -> HomeSql:
-        """Evaluate the expression where nothing but the table is in scope, so that its bare names mean its columns."""
-        inner = sql.SQL("(SELECT *, ({}) AS {} FROM {}) AS t").format(
+        """Evaluate the expression where nothing but the table is in scope, so that its bare names mean its columns.
+
+        The line break after it ends a comment that it may end with.
+        """
+        inner = sql.SQL("(SELECT *, ({}\n) AS {} FROM {}) AS t").format(
             sql.SQL(rule.expression),  # pyright: ignore[reportArgumentType]  # the operator's own, from the mapping file
             sql.Identifier(SPLIT_VALUE),
             relation(self._catalog.tables[name]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from fixia_shardmig.mapping.shard_map import Follows, OnShard, Path, Rule, SplitByColumn
 from fixia_shardmig.model.errors import RefusedError
@@ -200,7 +201,7 @@ def test_row_security_is_an_error_and_not_a_subset(world: World) -> None:
         "DELETE FROM t WHERE id = 2",
     )
     rules: dict[str, Rule] = {"t": OnShard("clients")}
-    limited = psycopg.conninfo.make_conninfo(world.urls["clients"], user="limited", password="l")
+    limited = make_conninfo(world.urls["clients"], user="limited", password="l")
     with pytest.raises(RefusedError, match="row-level security") as refused:
         World({**world.urls, "clients": limited}).compare(rules)
     assert "BYPASSRLS" in refused.value.hint
@@ -247,6 +248,6 @@ def test_no_session_is_left_open(world: World) -> None:
         world.compare(rules)
     query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shardmig verify' AND datname = %s"
     for side, url in world.urls.items():
-        name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+        name = conninfo_to_dict(url)["dbname"]
         with psycopg.connect(world.urls[side]) as connection:
             assert (0,) == connection.execute(query, (name,)).fetchone()
