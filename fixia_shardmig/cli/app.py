@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
 import rich_click as click
+from click import get_current_context
 
 from fixia_shardmig import __version__
 from fixia_shardmig.cli.group import Program
@@ -25,7 +26,7 @@ def command(function: Callable[Concatenate[Session, P], int | None]) -> Callable
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        context = click.get_current_context()
+        context = get_current_context()
         session = context.find_object(Session)
         if session is None:
             raise click.UsageError("no session")
@@ -189,20 +190,20 @@ def copy(session: Session, *, resume: bool, jobs: int, chunk_bytes: float, max_s
 @click.option("--until", type=Until(), help="End when caught up with everything built, or at an LSN; else follow.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Indexes at once on a shard.")
 @command
-def tail(session: Session, until: Any, jobs: int) -> None:  # noqa: ANN401  an LSN or the word caught-up
+def tail(session: Session, until: Any, jobs: int) -> int:  # noqa: ANN401  an LSN or the word caught-up
     """Apply the source's changes, build indexes and constraints, then follow."""
     from fixia_shardmig.runner.tailing import tail as run_tail
 
     context = session.load()
-    result = run_tail(
-        context, until=None if until == "caught-up" else until, caught_up=until == "caught-up", jobs=jobs
-    )
-    context.refuse_if_stopped("tailing", "shardmig tail")
+    result = run_tail(context, until=None if until == "caught-up" else until, caught_up=until == "caught-up", jobs=jobs)
     text = (
         f"applied {result.changes:,} changes in {result.transactions:,} transactions up to {result.applied_lsn};"
         f" {result.moved_rows:,} rows moved with their owners"
     )
-    session.result(result.to_json(), text, next_steps=("shardmig tail", "shardmig verify"))
+    stopped = session.stopped_code
+    status = stopped.name.lower() if stopped else "ok"
+    session.result(result.to_json(), text, status=status, next_steps=("shardmig tail", "shardmig verify"))
+    return int(stopped or Exit.OK)
 
 
 @cli.command()
@@ -279,9 +280,7 @@ def abort(session: Session, *, drop_targets: bool) -> None:
     what = "drop slot, publication and journal" + (" and the shards' tables" if drop_targets else "")
     session.confirm(f"{what} of migration {context.shard_map.name}?")
     result = run_abort(context, drop_targets=drop_targets)
-    session.result(
-        {"removed": list(result.removed)}, "aborted: the source is as it was", next_steps=("shardmig plan",)
-    )
+    session.result({"removed": list(result.removed)}, "aborted: the source is as it was", next_steps=("shardmig plan",))
 
 
 @cli.command()

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +71,13 @@ class Session:
             hint="shardmig --mapping FILE …, or shardmig init --from-url URL > shardmig.yaml",
         )
 
+    @property
+    def stopped_code(self) -> Exit | None:
+        """Return the exit code of a run that a signal has ended in good order; None without a signal."""
+        if not self.stop.is_set():
+            return None
+        return Exit.TERMINATED if self.terminated else Exit.INTERRUPTED
+
     def load(self) -> Context:
         """Read and check the mapping against the source."""
         from fixia_shardmig.runner.context import load
@@ -88,7 +94,12 @@ class Session:
         click.echo(line, err=True)
 
     def result(
-        self, part: dict[str, Any], text: str | Callable[[], str], *, status: str = "ok", next_steps: tuple[str, ...] = ()
+        self,
+        part: dict[str, Any],
+        text: str | Callable[[], str],
+        *,
+        status: str = "ok",
+        next_steps: tuple[str, ...] = (),
     ) -> None:
         """Print a command's result: one JSON object, or text."""
         if self.output == "text":
@@ -105,7 +116,7 @@ class Session:
         """Show an error and return its exit code; `again` is the command that goes on from here."""
         import structlog
 
-        code = int(Exit.TERMINATED) if self.terminated and error.exit_code == Exit.INTERRUPTED else int(error.exit_code)
+        code = int((self.stopped_code if error.exit_code == Exit.INTERRUPTED else None) or error.exit_code)
         error.hint = error.hint.replace(SAME_COMMAND, f"run: {again}")
         structlog.get_logger().error("failed", message=error.message, hint=error.hint, exit_code=code)
         return show_failure(error, code=code, output=self.output, migration=self.migration)
@@ -115,8 +126,6 @@ class Session:
         import structlog
 
         structlog.get_logger().error("broken", error=type(error).__name__, exc_info=error)
-        if self.verbose:
-            traceback.print_exception(error, file=sys.stderr)
         cause = ShardmigError(
             f"a mistake in the program itself: {type(error).__name__}: {error}",
             hint="run it again with -v for the traceback, and report that; shardmig status shows what is saved",

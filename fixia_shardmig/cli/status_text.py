@@ -14,11 +14,11 @@ def render_status(status: Status) -> str:
         return "no migration was begun"
     done = sum(table.chunks_done for table in status.tables)
     total = sum(table.chunks for table in status.tables)
+    copied = sum(table.bytes for table in status.tables)
     lines = [
         f"migration   {migration.name}, begun {migration.created_at:%Y-%m-%d %H:%M}",
         f"phase       {migration.phase.value}; {writer_in(migration.phase).value} may write",
-        f"copy        {done}/{total} chunks, {sum(t.rows for t in status.tables):,} rows,"
-        f" {mib(sum(t.bytes for t in status.tables))}",
+        f"copy        {done}/{total} chunks, {sum(t.rows for t in status.tables):,} rows, {mib(copied)}",
         "positions   " + ", ".join(f"{name} {lsn or 'none'}" for name, lsn in status.positions.items()),
         f"lag         {_lag(status)}",
         f"slot        {_slot(status)}",

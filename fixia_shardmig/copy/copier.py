@@ -67,7 +67,8 @@ def copy_chunks(
                 failure = failure or error
         if failure is not None or stop.is_set():
             _withdraw(running)
-    if failure is not None:
+    killed_with_us = stop.is_set() and isinstance(failure, BrokenProcessPool)  # by a signal to the whole group
+    if failure is not None and not killed_with_us:
         raise _explained(failure)
     return totals
 

@@ -25,6 +25,8 @@ from fixia_shardmig.postgres.retry import is_passing
 from fixia_shardmig.postgres.sessions import (
     CONNECT_TIMEOUT_S,
     KEEPALIVE_IDLE_S,
+    KEEPALIVE_INTERVAL_S,
+    KEEPALIVES,
     PINNED,
     Connection,
     connection_error,
@@ -100,6 +102,8 @@ def replication_connection(url: str, purpose: str) -> Connection:
             cursor_factory=psycopg.ClientCursor,
             connect_timeout=CONNECT_TIMEOUT_S,
             keepalives_idle=KEEPALIVE_IDLE_S,
+            keepalives_interval=KEEPALIVE_INTERVAL_S,
+            keepalives_count=KEEPALIVES,
             application_name=f"shardmig {purpose}",
             client_encoding="utf-8",
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 
 from fixia_shardmig.journal.journal import Journal
@@ -41,24 +42,36 @@ class Moment:
 
 
 @contextmanager
-def moment(context: Context, journal: Journal) -> Iterator[Moment]:
-    """Make the barrier; the snapshots last as long as the block. A tail has to be running."""
+def moment(context: Context, journal: Journal, check_tail: Callable[[], None]) -> Iterator[Moment]:
+    """Make the barrier; the snapshots last as long as the block.
+
+    Args:
+        context: The migration.
+        journal: Of this thread.
+        check_tail: From `tail_running`: raises when there is no tail to wait for any more.
+    """
     with ExitStack() as stack:
         barrier = journal.request_barrier("verify", BARRIER_S)
         try:
-            _wait(context, lambda: _flag(journal, barrier, "held"), "the tail does not answer")
+            _wait(context, check_tail, lambda: _flag(journal, barrier, "held"), otherwise="the tail does not answer")
             began = time.monotonic()
             lsn, source = _source_snapshot(context, stack)
             journal.set_barrier(barrier, lsn)
             with session(context.shard_map.source.url, "barrier") as connection:
                 emit_marker(connection, MARKER_PREFIX, b"barrier")
-            _wait(context, lambda: _flag(journal, barrier, "reached"), f"the tail does not reach {lsn}")
+            _wait(
+                context,
+                check_tail,
+                lambda: _flag(journal, barrier, "reached"),
+                otherwise=f"the tail does not reach {lsn}",
+            )
             shards = {
                 name: own_snapshot(endpoint.url, f"snapshot {name}", stack)
                 for name, endpoint in context.shard_map.shards.items()
             }
         finally:
-            journal.release_barrier(barrier)
+            with suppress(psycopg.Error):  # a journal that is gone lets it expire, and must not hide why
+                journal.release_barrier(barrier)
         held_ms = round((time.monotonic() - began) * 1000)
         journal.event("barrier", lsn=str(lsn), held_ms=held_ms)
         yield Moment(lsn, source, shards, held_ms)
@@ -73,9 +86,10 @@ def _flag(journal: Journal, barrier_id: int, name: str) -> bool:
     return bool(getattr(barrier, name))
 
 
-def _wait(context: Context, reached: Callable[[], bool], otherwise: str) -> None:
+def _wait(context: Context, check_tail: Callable[[], None], reached: Callable[[], bool], *, otherwise: str) -> None:
     deadline = time.monotonic() + BARRIER_S
     while not reached():
+        check_tail()
         context.refuse_if_stopped("waiting for the barrier", "shardmig verify")
         if time.monotonic() > deadline:
             raise TemporaryError(otherwise, hint="shardmig status shows the tail; then: shardmig verify")
@@ -86,7 +100,7 @@ def _source_snapshot(context: Context, stack: ExitStack) -> tuple[LSN, SnapshotR
     """Take the snapshot of a temporary slot over into a session of its own, and let the slot go at once."""
     url = context.shard_map.source.url
     with replication_connection(url, "verify slot") as walsender:
-        with naming_blockers(context):
+        with naming_blockers(context, walsender, next_command="shardmig verify"):
             made = create_slot(walsender, f"shardmig_verify_{context.shard_map.name}", temporary=True)
         holder = connect(url, "verify snapshot")
         stack.callback(holder.close)

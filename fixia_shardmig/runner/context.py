@@ -7,8 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
+
+import psycopg
 
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration
@@ -17,8 +20,9 @@ from fixia_shardmig.mapping.load import read_mapping
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import DriftError, RefusedError, StoppedError
+from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.catalog import read_catalog
-from fixia_shardmig.postgres.sessions import Connection, describe, scalar, session
+from fixia_shardmig.postgres.sessions import Connection, describe, lost, scalar, session
 
 SPOOL_VARIABLE = "SHARDMIG_SPOOL"
 
@@ -50,9 +54,14 @@ class Context:
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:
-        """Open a session on the journal."""
+        """Open a session on the journal; its loss becomes a TemporaryError that names the place."""
         with Journal(self.journal_url, self.shard_map.name) as journal:
-            yield journal
+            try:
+                yield journal
+            except psycopg.Error as error:
+                if journal.connection.broken:
+                    raise lost(error, self.journal_url) from error
+                raise
 
     def refuse_if_stopped(self, doing: str, next_command: str) -> None:
         """Raise StoppedError if a signal asked us to end."""
@@ -92,13 +101,30 @@ def timeline(connection: Connection) -> int:
     return int(scalar(connection, "SELECT timeline_id FROM pg_control_checkpoint()"))
 
 
-def new_migration(context: Context, source: Connection) -> dict[str, object]:
-    """Return what identifies the source of a migration."""
-    return {
-        "source_system": context.catalog.system_identifier,
-        "source_database": context.catalog.database,
-        "source_timeline": timeline(source),
-    }
+def new_migration(context: Context) -> Migration:
+    """Return a migration that begins now; the journal's own clock says when that is."""
+    shard_map = context.shard_map
+    name = publication_name(shard_map)
+    with session(shard_map.source.url, "begin") as source:
+        source_timeline = timeline(source)
+    return Migration(
+        name=shard_map.name,
+        created_at=datetime.now(UTC),
+        phase=Phase.PLANNED,
+        routing_epoch=0,
+        mapping_fingerprint=shard_map.fingerprint(),
+        catalog_fingerprint=context.catalog.fingerprint(shard_map.moved()),
+        source_system=context.catalog.system_identifier,
+        source_database=context.catalog.database,
+        source_timeline=source_timeline,
+        shard_names=shard_map.shard_names,
+        slot=name,
+        publication=name,
+        slot_lsn=None,
+        consistent_lsn=None,
+        schema_stage="",
+        evidence={},
+    )
 
 
 def refuse_other_plan(context: Context, migration: Migration, journal: Journal) -> None:

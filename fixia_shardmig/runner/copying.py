@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from psycopg import sql
+import psycopg
+from psycopg import errors, sql
 
 from fixia_shardmig.copy.chunks import CHUNK_BYTES, plan_chunks
 from fixia_shardmig.copy.copier import CopyTotals, copy_chunks, local_executor
@@ -23,14 +24,14 @@ from fixia_shardmig.copy.statements import chunk_task
 from fixia_shardmig.copy.worker import ChunkTask
 from fixia_shardmig.journal.journal import Journal, prepare_shard, set_position
 from fixia_shardmig.journal.records import Chunk, Migration, SnapshotEpoch
-from fixia_shardmig.model.errors import RefusedError
+from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.publications import create_publication, publication_tables
 from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
 from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot, slot_state
-from fixia_shardmig.runner.context import Context, new_migration, publication_name, refuse_other_plan
+from fixia_shardmig.runner.context import Context, new_migration, refuse_other_plan
 from fixia_shardmig.runner.planning import refuse_blockers
 from fixia_shardmig.runner.progress import Progress
 from fixia_shardmig.schema.apply import apply_pre_data, run_stage
@@ -38,6 +39,8 @@ from fixia_shardmig.schema.build import build_all
 
 MAX_SNAPSHOT_AGE_S = 7200.0
 BLOCKERS_AFTER_S = 2.0
+POLL_S = 0.2
+CANCEL_S = 5.0
 RESUME = "shardmig copy --resume"
 
 
@@ -78,7 +81,8 @@ def prepare_schema(context: Context, journal: Journal) -> Migration:
     """Begin the migration in the journal and make the tables on every shard; does nothing where that is done."""
     migration = journal.find()
     if migration is None:
-        migration = _begin(context, journal)
+        journal.create(new_migration(context))
+        migration = journal.get()
     refuse_other_plan(context, migration, journal)
     if migration.phase is not Phase.PLANNED:
         return migration
@@ -91,32 +95,6 @@ def prepare_schema(context: Context, journal: Journal) -> Migration:
         if made:
             context.say(f"{name}: tables made; {len(schemas[name].dropped)} foreign keys end at the split")
     return migration
-
-
-def _begin(context: Context, journal: Journal) -> Migration:
-    shard_map = context.shard_map
-    with session(shard_map.source.url, "begin") as source:
-        identity = new_migration(context, source)
-    name = publication_name(shard_map)
-    journal.create(
-        Migration(
-            name=shard_map.name,
-            created_at=None,  # type: ignore[arg-type]  the server's clock says
-            phase=Phase.PLANNED,
-            routing_epoch=0,
-            mapping_fingerprint=shard_map.fingerprint(),
-            catalog_fingerprint=context.catalog.fingerprint(shard_map.moved()),
-            shard_names=shard_map.shard_names,
-            slot=name,
-            publication=name,
-            slot_lsn=None,
-            consistent_lsn=None,
-            schema_stage="",
-            evidence={},
-            **identity,  # type: ignore[arg-type]
-        )
-    )
-    return journal.get()
 
 
 def copy(context: Context, options: CopyOptions) -> CopyResult:
@@ -186,7 +164,7 @@ def _first_snapshot(
         if publication_tables(source, migration.publication) is None:
             create_publication(source, migration.publication, sorted(shard_map.moved()))
     with replication_connection(url, f"slot {migration.slot}") as walsender:
-        with naming_blockers(context):
+        with naming_blockers(context, walsender, next_command=RESUME):
             made = create_slot(walsender, migration.slot)
         with session(url, "snapshot") as reader, reader.transaction():
             reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -201,29 +179,35 @@ def _first_snapshot(
 
 
 @contextmanager
-def naming_blockers(context: Context) -> Iterator[None]:
-    """While a slot waits for older transactions to end, say which they are (pitfall 40)."""
+def naming_blockers(context: Context, walsender: Connection, *, next_command: str) -> Iterator[None]:
+    """While a slot waits for older transactions to end, say which they are (pitfall 40); a signal ends the wait."""
     done = Event()
 
     def watch() -> None:
-        with session(context.shard_map.source.url, "slot watch") as connection:
-            while not done.wait(BLOCKERS_AFTER_S):
-                for blocker in blocking_transactions(connection):
-                    context.say(f"the slot waits for an open transaction: {blocker}")
+        told = time.monotonic()
+        with suppress(ShardmigError, psycopg.Error), session(context.shard_map.source.url, "slot watch") as connection:
+            while not done.wait(POLL_S):
+                if context.stop.is_set():
+                    walsender.cancel_safe(timeout=CANCEL_S)
+                elif time.monotonic() - told >= BLOCKERS_AFTER_S:
+                    told = time.monotonic()
+                    for blocker in blocking_transactions(connection):
+                        context.say(f"the slot waits for an open transaction: {blocker}")
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=watch, name="slot watch", daemon=True)
     watcher.start()
     try:
         yield
+    except errors.QueryCanceled:
+        context.refuse_if_stopped("waiting for the slot", next_command)
+        raise
     finally:
         done.set()
         watcher.join()
 
 
 @contextmanager
-def _later_snapshot(
-    context: Context, options: CopyOptions, journal: Journal
-) -> Iterator[tuple[SnapshotEpoch, str]]:
+def _later_snapshot(context: Context, options: CopyOptions, journal: Journal) -> Iterator[tuple[SnapshotEpoch, str]]:
     """Open the next epoch: keys first, so that rows can be told apart, then a snapshot held by a session of its own."""
     _keys_for_open_chunks(context, options, journal)
     with session(context.shard_map.source.url, "snapshot") as holder, holder.transaction():
@@ -248,7 +232,7 @@ def _check_slot(context: Context, migration: Migration) -> None:
         state = slot_state(source, migration.slot)
     if state is None or state.wal_status == "lost":
         raise RefusedError(
-            f"replication slot {migration.slot} is {'lost' if state else 'gone'}: changes since the copy began are gone",
+            f"replication slot {migration.slot} is {'lost' if state else 'gone'}, and with it what changed since it began",
             hint="shardmig abort --drop-targets, then begin again",
         )
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import LiteralString
 
 from psycopg import sql
 
 from fixia_shardmig.cutover.fence import FenceKind, fence_state, lift_fence
-from fixia_shardmig.cutover.switch import LIFT_S
 from fixia_shardmig.journal.journal import Journal, drop_from
 from fixia_shardmig.model.errors import SAME_COMMAND, RefusedError, TemporaryError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.publications import drop_publication
-from fixia_shardmig.postgres.sessions import Connection, session
+from fixia_shardmig.postgres.sessions import Connection, scalar, session
 from fixia_shardmig.postgres.slots import drop_slot
 from fixia_shardmig.runner.context import Context, publication_name
 
@@ -98,7 +97,7 @@ def _clear(
     removed = []
     with connection.transaction():
         if drop_targets:
-            removed.append(f"{name}: {_drop_tables(context, connection)} tables and what belongs to them dropped")
+            removed.append(f"{name}: {_drop_targets(context, connection)}")
         drop_ours(connection)
         removed.append(f"{name}: journal and checkpoints dropped")
     return removed
@@ -110,17 +109,31 @@ WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'shardmig')
 """
 
 
+def _drop_targets(context: Context, connection: Connection) -> str:
+    """Drop the tables where our record says that we made them; a mapping may name a wrong database, or the source."""
+    if scalar(connection, "SELECT to_regclass('shardmig.ddl')") is None:
+        return "its tables stay, since no record here says that they were made by a copy"
+    return f"{_drop_tables(context, connection)} tables and what belongs to them dropped"
+
+
 def _drop_tables(context: Context, connection: Connection) -> int:
-    """Drop the schemas of the migration's tables; public comes back empty, since applications expect it."""
+    """Drop the schemas of the migration's tables; public comes back empty, as a new database has it."""
     ours = {table.schema for table in context.shard_map.moved()}
-    count = connection.execute(
+    count = scalar(
+        connection,
         "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'p')",
         (sorted(ours),),
-    ).fetchone()
+    )
     for (schema,) in connection.execute(_USER_SCHEMAS).fetchall():
-        if schema in ours or schema == "public":
+        if schema in ours:
             connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
-    connection.execute("CREATE SCHEMA public")
-    connection.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
-    return int(count[0]) if count else 0
+    connection.execute(_PUBLIC)
+    return int(count)
+
+
+_PUBLIC: LiteralString = """
+CREATE SCHEMA IF NOT EXISTS public AUTHORIZATION pg_database_owner;
+COMMENT ON SCHEMA public IS 'standard public schema';
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+"""

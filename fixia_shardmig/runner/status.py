@@ -192,9 +192,7 @@ def _positions(context: Context, problems: list[str]) -> dict[str, LSN | None]:
     return found
 
 
-def _source(
-    context: Context, migration: Migration, problems: list[str]
-) -> tuple[LSN | None, SlotState | None]:
+def _source(context: Context, migration: Migration, problems: list[str]) -> tuple[LSN | None, SlotState | None]:
     with session(context.shard_map.source.url, "status") as source:
         slot = slot_state(source, migration.slot)
         if migration.slot_lsn is not None and slot is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,13 +12,16 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
+import psycopg
+
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration, TailState
 from fixia_shardmig.model.catalog import Catalog
-from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, TemporaryError, UnroutableError
+from fixia_shardmig.model.errors import SAME_COMMAND, DriftError, RefusedError, TemporaryError, UnroutableError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.retry import unforeseen
 from fixia_shardmig.postgres.sessions import insert_lsn, session
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.runner.context import Context, refuse_other_plan, spool_directory, timeline
@@ -29,6 +33,9 @@ CAUGHT_UP_S = 2.0
 """A round of catching up that takes less than this leaves a lag that the next batches swallow."""
 
 SAY_EVERY_S = 5.0
+LOOK_EVERY_S = 1.0
+"""How often somebody who waits for another process's tail looks whether it is still there."""
+
 STAGES_AFTER_CATCH_UP = ("indexes", "constraints")
 STAGES_LAST = ("foreign_keys", "finish")
 SCHEMA_DONE = "done"
@@ -192,7 +199,7 @@ def _refuse_failover(context: Context, migration: Migration) -> None:
 
 
 def build_on_all(context: Context, stage: str, jobs: int) -> None:
-    """Run one stage of the shards' DDL on all of them at once."""
+    """Run one stage of the shards' DDL on all of them at once; what fails on one is raised after all have ended."""
     shards = context.shard_map.shards
     with ThreadPoolExecutor(len(shards), thread_name_prefix="schema") as pool:
         futures = [pool.submit(run_stage, endpoint.url, stage, jobs=jobs) for endpoint in shards.values()]
@@ -241,33 +248,74 @@ def _shapes(source: Catalog, target: Catalog, root: Any) -> Iterator[tuple[Any, 
 
 
 @contextmanager
-def tail_running(context: Context, *, jobs: int = 2) -> Iterator[None]:
+def tail_running(context: Context, *, jobs: int = 2) -> Iterator[Callable[[], None]]:
     """Have a tail run while the block works: another process's, or one in a thread of this process.
 
-    A tail of ours that fails ends the block's wait with its error at the end.
+    Yields:
+        A function for whoever waits for the tail: it raises at once what a tail of ours failed with, and
+        TemporaryError when another process's has ended.
     """
-    stop = Event()
-    failure: list[BaseException] = []
     with context.journal() as journal:
         if not journal.try_hold("driver"):
-            yield
+            yield _OthersTail(journal).check
             return
-        inner = Context(context.shard_map, context.catalog, stop=stop)
-
-        def follow() -> None:
-            try:
-                _Follower(inner, journal, jobs).run(until=None, caught_up=False)
-            except (ShardmigError, OSError) as error:
-                failure.append(error)
-
-        thread = threading.Thread(target=follow, name="tail", daemon=True)
-        thread.start()
+        ours = _OwnTail(context, journal, jobs)
+        ours.start()
         try:
-            yield
+            yield ours.check
         except TemporaryError:
-            if failure:
-                raise failure[0] from None
+            ours.check()
             raise
         finally:
-            stop.set()
-            thread.join()
+            ours.end()
+
+
+class _OthersTail:
+    """A tail in another process, seen by the lock it holds."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._looked = time.monotonic()
+
+    def check(self) -> None:
+        """Raise TemporaryError once nobody holds the lock any more."""
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        if self._journal.holder("driver") is None:
+            state = self._journal.tail_state()
+            reason = f": {state.stopped_by}" if state and state.stopped_by else ""
+            raise TemporaryError(f"the tail that was running has ended{reason}", hint=SAME_COMMAND)
+
+
+class _OwnTail(threading.Thread):
+    """A tail in a thread of this process."""
+
+    def __init__(self, context: Context, journal: Journal, jobs: int) -> None:
+        super().__init__(name="tail", daemon=True)
+        self._say = context.say
+        self._context = Context(context.shard_map, context.catalog, stop=Event())
+        self._journal = journal
+        self._jobs = jobs
+        self._failure: Exception | None = None
+
+    def run(self) -> None:
+        """Follow until told to end; keep what it fails with for whoever waits."""
+        try:
+            _Follower(self._context, self._journal, self._jobs).run(until=None, caught_up=False)
+        except psycopg.Error as error:
+            self._failure = unforeseen(error)
+        except Exception as error:  # noqa: BLE001  raised again in the thread that waits
+            self._failure = error
+
+    def check(self) -> None:
+        """Raise what the tail failed with."""
+        if self._failure is not None:
+            raise self._failure
+
+    def end(self) -> None:
+        """Let it finish its batch; a failure that nobody waited for is told, since the next tail will meet it too."""
+        self._context.stop.set()
+        self.join()
+        if self._failure is not None and sys.exception() is not self._failure:
+            self._say(f"meanwhile the tail failed: {self._failure}".splitlines()[0])

@@ -41,7 +41,7 @@ def verify_now(context: Context, *, tables: Collection[str] = (), jobs: int = 2)
                 f"in phase {migration.phase.value} the two sides are not meant to be equal", hint="shardmig status"
             )
         refuse_other_plan(context, migration, journal)
-        with tail_running(context), moment(context, journal) as at:
+        with tail_running(context) as check_tail, moment(context, journal, check_tail) as at:
             context.say(f"comparing at {at.lsn}; the tail was held for {at.held_ms} ms")
             result = compare(context, at, tables=chosen, jobs=jobs)
         _record(journal, result, whole=chosen is None)
@@ -50,7 +50,6 @@ def verify_now(context: Context, *, tables: Collection[str] = (), jobs: int = 2)
 
 def compare(context: Context, at: Moment, *, tables: Collection[TableName] | None, jobs: int) -> VerifyResult:
     """Compare the snapshots of a moment."""
-
     told = [time.monotonic()]
 
     def tell(progress: Progress) -> None:

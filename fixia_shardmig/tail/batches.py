@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors
 
 from fixia_shardmig.journal.journal import Journal
-from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, UnroutableError
+from fixia_shardmig.model.errors import DriftError, RefusedError, UnroutableError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key
@@ -49,6 +49,7 @@ class Batches:
         self.journal = journal
         self.moved_rows = 0
         self.missed: dict[TableName, int] = {}
+        self._failed: ShardSession | None = None
         self._threads = ThreadPoolExecutor(len(shards), thread_name_prefix="tail-shard")
         self.locations = Locations(self._find)
         self.router = Router(
@@ -171,8 +172,9 @@ class Batches:
     def _on_all(self, work: Callable[[ShardSession], None]) -> None:
         """Run something on every shard at once; the first error is raised after all have ended."""
         futures = [self._threads.submit(work, shard) for shard in self.shards]
-        for failure in [future.exception() for future in futures]:
+        for shard, failure in zip(self.shards, [future.exception() for future in futures], strict=True):
             if failure is not None:
+                self._failed = shard
                 raise failure
 
     def _rollback(self) -> None:
@@ -195,8 +197,10 @@ class Batches:
             )
         if isinstance(error, psycopg.IntegrityError | psycopg.DataError):
             return error
-        lost = next((shard for shard in self.shards if shard.connection.broken), self.shards[0])
-        explained: ShardmigError = as_shardmig_error(
-            error, lost.url, doing=f"applying changes to shard {lost.name}", next_command="shardmig tail"
-        )
-        return explained
+        if self.journal.connection.broken:
+            where, doing = self.journal.url, "recording a batch in the journal"
+        elif shard := next((shard for shard in self.shards if shard.connection.broken), self._failed):
+            where, doing = shard.url, f"applying changes to shard {shard.name}"
+        else:
+            return error
+        return as_shardmig_error(error, where, doing=doing, next_command="shardmig tail")
