@@ -299,3 +299,30 @@ def test_diff_names_what_somebody_changed(everything: Everything) -> None:
         ("different", "column", "byidx", "b"),
         ("different", "trigger", "users", "t1"),
     } == found
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_a_foreign_key_of_a_partitioned_table_is_added_valid_at_once(
+    major: int,
+    clusters_by_major: Callable[[int], Cluster],
+    fresh_database: Callable[..., str],
+    split_of: Callable[..., Split],
+) -> None:
+    """Pitfall 31. Before 18 such a key cannot be NOT VALID; its partitions get it from the root."""
+    cluster = clusters_by_major(major)
+    ddl = (
+        "CREATE TABLE users (id text PRIMARY KEY, kind text NOT NULL); "
+        "CREATE TABLE visits (id int PRIMARY KEY, user_id text NOT NULL REFERENCES users) PARTITION BY RANGE (id); "
+        "CREATE TABLE visits_1 PARTITION OF visits FOR VALUES FROM (0) TO (10); "
+        "CREATE TABLE notes (id int PRIMARY KEY, visit_id int NOT NULL REFERENCES visits)"
+    )
+    tables = (
+        "  users: {split_by: kind, homes: {a: clients, b: shared}}\n"
+        "  visits: {follows: user_id}\n  notes: {follows: visit_id}\n"
+    )
+    urls = {shard: fresh_database(cluster, shard) for shard in ("clients", "shared")}
+    split = split_of(fresh_database(cluster, "source"), urls, tables, ddl)
+    schema = make_shard(split, "clients")
+    assert ["notes_visit_id_fkey", "visits_user_id_fkey"] == sorted(fate.key.name for fate in schema.kept)
+    assert ["notes_visit_id_fkey"] == [s.name for s in schema.stage("foreign_keys") if s.kind == "VALIDATE"]
+    assert [] == [str(one) for one in diff(schema, split.shard_url("clients"))]
