@@ -31,7 +31,7 @@ EVERY_SHARD = -1
 """The number in place of a home for the rows of a reference table."""
 
 SPLIT_VALUE = "shardmig split value"
-"""The name under which a SQL expression's value is read; the spaces keep it apart from real columns."""
+"""The name under which a SQL expression's value is read, made longer where a real column has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +136,16 @@ class _Homes:
 
         The line break after it ends a comment that it may end with.
         """
+        table, value = self._catalog.tables[name], SPLIT_VALUE
+        while table.column(value):
+            value += "'"
         inner = sql.SQL("(SELECT *, ({}\n) AS {} FROM {}) AS t").format(
             sql.SQL(rule.expression),  # pyright: ignore[reportArgumentType]  # the operator's own, from the mapping file
-            sql.Identifier(SPLIT_VALUE),
-            relation(self._catalog.tables[name]),
+            sql.Identifier(value),
+            relation(table),
         )
         homes = rule.homes or {shard: shard for shard in self._numbers}
-        return HomeSql(inner, self._chosen(sql.SQL("t.{}").format(sql.Identifier(SPLIT_VALUE)), homes, rule.otherwise))
+        return HomeSql(inner, self._chosen(sql.Identifier("t", value), homes, rule.otherwise))
 
     def _following(
         self, name: TableName, rule: Follows, source: sql.Composable, walked: tuple[TableName, ...]
