@@ -154,7 +154,7 @@ class Journal:
             self.event("phase_changed", start=start.value, end=end.value, **(evidence or {}))
 
     def note(self, **columns: str | LSN | int | None) -> None:
-        """Set plain columns of the migration: slot_lsn, consistent_lsn, schema_stage, catalog_fingerprint, …."""
+        """Set plain columns of the migration: slot_lsn, schema_stage, routing_epoch and the two fingerprints."""
         for name, value in columns.items():
             self.connection.execute(_SETTERS[name], (str(value) if isinstance(value, LSN) else value, self.name))
 
