@@ -1,6 +1,7 @@
 """Every error shardmig raises on purpose, each with the hint that says what to do next.
 
 ShardmigError                 exit 1: it failed; the message says what
+├── RowNotFoundError          exit 1: no row has the key that was asked for; a KeyError too
 ├── MappingError              exit 2: the author of the mapping acts next
 ├── RefusedError              exit 4: the operator removes the reason first
 │   ├── DriftError            exit 4: mapping or catalog changed since the plan
@@ -51,6 +52,10 @@ class ShardmigError(Exception):
     def __str__(self) -> str:
         """Return the cause and, on a line of its own, the hint."""
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class RowNotFoundError(ShardmigError, KeyError):
+    """No row has the key that was asked for, on any database that could have it."""
 
 
 class MappingError(ShardmigError):
