@@ -25,7 +25,7 @@ from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.publications import create_publication
 from fixia_shardmig.postgres.replication import Stream, replication_connection
 from fixia_shardmig.postgres.sessions import insert_lsn, session
-from fixia_shardmig.postgres.slots import create_slot, drop_slot
+from fixia_shardmig.postgres.slots import create_slot, drop_slot, slot_state
 
 USERS, ORDERS, VISITS = TableName("public", "users"), TableName("public", "orders"), TableName("public", "visits")
 HOMES = {"professional": "professionals", "client": "clients", "admin": "shared"}
@@ -44,7 +44,7 @@ INSERT INTO orders (user_id, what) SELECT 1 + n % 30, 'order ' || n FROM generat
 INSERT INTO visits SELECT n, '2024-06-01'::date + n * 10 FROM generate_series(1, 40) n;
 CREATE TABLE old_notes (id int PRIMARY KEY, note text);
 """
-NEW_USERS = "SELECT id, user_type, name FROM users WHERE id > %s ORDER BY id"
+NEW_USERS = "SELECT id, user_type, name FROM public.users WHERE id > %s ORDER BY id"
 
 
 @dataclass
@@ -109,15 +109,17 @@ class Follower:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.paused = threading.Event()
+        self.failure: BaseException | None = None
         self.conflicts = 0
 
     def start(self) -> None:
         """Begin, and return when the first state is published and the slot is active."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._guarded, daemon=True)
         self._thread.start()
         deadline = time.monotonic() + 20
         with self._arena.journal() as journal:
             while journal.tail_state() is None:
+                assert self.failure is None
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
 
@@ -127,15 +129,23 @@ class Follower:
         if self._thread is not None:
             self._thread.join()
 
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  the test's own thread looks at it
+            self.failure = error
+
     def _run(self) -> None:
         with ExitStack() as stack:
-            source = stack.enter_context(psycopg.connect(self._arena.source_url, autocommit=True))
+            source = stack.enter_context(session(self._arena.source_url, "follower"))
             journal = stack.enter_context(self._arena.journal())
             shards = {
                 name: stack.enter_context(session(url, "follower")) for name, url in self._arena.shard_urls.items()
             }
             slot = journal.get().slot
-            stream = Stream(self._arena.source_url, slot, start=LSN(0), publication=slot, purpose="follower")
+            state = slot_state(source, slot)
+            start = state.confirmed_flush_lsn if state and state.confirmed_flush_lsn else LSN(0)
+            stream = Stream(self._arena.source_url, slot, start=start, publication=slot, purpose="follower")
             stack.callback(stream.close)
             highest = 30
             while not self._stop.is_set():

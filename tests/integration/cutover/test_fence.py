@@ -390,6 +390,7 @@ def test_a_long_writer_is_named_and_new_ones_get_through_meanwhile(fenced_url: s
     """Pitfall 60: each try keeps the queue waiting for a moment only, and all of them end at the deadline."""
     with psycopg.connect(fenced_url, application_name="nightly job") as blocker, writers(fenced_url, 2) as end:
         blocker.execute("UPDATE orders SET what = 'busy' WHERE id = 1")
+        pid = blocker.info.backend_pid
         began = time.monotonic()
         with pytest.raises(FenceBlockedError, match=r"nightly job.*open for") as refused:
             up(operator, within_s=2)

@@ -65,6 +65,6 @@ def test_a_command_that_cannot_run_is_found_before(shard_map: ShardMap, command:
 
 
 def test_a_file_that_is_not_executable_cannot_run(tmp_path: Path, shard_map: ShardMap) -> None:
-    """chmod +x is the usual thing to forget."""
+    """The executable bit is the usual thing to forget."""
     (tmp_path / "plain.sh").write_text("echo")
     assert None is hook_program(shard_map, "./plain.sh")

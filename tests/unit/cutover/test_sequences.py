@@ -180,8 +180,8 @@ def test_planning_after_an_undone_cutover_gives_the_same() -> None:
 def test_no_shard_ever_repeats_another_or_a_stored_row(
     increment: int,
     last: int,
-    called: bool,
-    ends: list[int],  # noqa: FBT001  drawn
+    called: bool,  # noqa: FBT001  drawn
+    ends: list[int],
 ) -> None:
     """Pitfall 68: for any step, position and stored values, the shards' values are new and all different."""
     one = replace(sequence(increment), minimum=-(2**63), maximum=2**63 - 1)
