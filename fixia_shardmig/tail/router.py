@@ -20,7 +20,7 @@ from fixia_shardmig.postgres.transactions import Transaction
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.reads import evaluate_sql, has_equal_row, read_columns, read_types
 from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Explicit
-from fixia_shardmig.tail.shards import DELETE, UPDATE, Operation, ShardSession
+from fixia_shardmig.tail.shards import DELETE, REGENERATE, UPDATE, Operation, ShardSession
 from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of
 
 WINDOW_CHANGES = 5_000
@@ -506,20 +506,21 @@ def emit_update(shards: Sequence[ShardSession], plan: RelationPlan, change: Upda
     """Queue the values that an UPDATE brought; one that only left values unchanged is nothing (pitfall 21)."""
     own = plan.table.own.columns
     always = {column.name for column in plan.table.table.columns if column.identity == "a"}
-    pairs = [
-        (name, value)
-        for name, value in zip(plan.columns, change.new, strict=True)
-        if value is not UNCHANGED and name not in always
-    ]
     source = change.old if change.old_kind else change.new
-    places = [plan.columns.index(name) for name in own]
-    key = tuple(source[place] for place in places)
-    columns = tuple(name for name, _ in pairs)
-    values = _plain(tuple(value for _, value in pairs)) + _plain(key)
-    if columns:
-        for shard in shards:
-            if mask >> shard.number & 1:
-                shard.add(plan.table.leaf, Operation(UPDATE, columns, values))
+    key = _plain([source[plan.columns.index(name)] for name in own])
+    new = {name: value for name, value in zip(plan.columns, change.new, strict=True) if value is not UNCHANGED}
+    operations: list[Operation] = []
+    if columns := tuple(name for name in new if name not in always):
+        operations.append(Operation(UPDATE, columns, _plain([new[name] for name in columns]) + key))
+    if columns := tuple(name for name in new if name in always and (name not in own or change.old_kind)):
+        identities = _plain([new[name] for name in columns])
+        pairs = zip(own, key, strict=True)
+        key = _plain([value if name in always else new.get(name, value) for name, value in pairs])
+        operations.append(Operation(REGENERATE, columns, identities + key + identities))
+    for shard in shards:
+        if mask >> shard.number & 1:
+            for operation in operations:
+                shard.add(plan.table.leaf, operation)
 
 
 def emit_delete(shards: Sequence[ShardSession], plan: RelationPlan, old: Row, mask: int) -> None:

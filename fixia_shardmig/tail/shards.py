@@ -23,6 +23,7 @@ UPSERT = "upsert"
 REPLACE = "replace"
 INSERT = "insert"
 UPDATE = "update"
+REGENERATE = "regenerate"
 DELETE = "delete"
 DELETE_ONE = "delete_one"
 PREPARED_MAX = 500
@@ -171,6 +172,7 @@ _BUILDERS = {
     UPSERT: statements.upsert,
     INSERT: statements.insert,
     UPDATE: statements.update,
+    REGENERATE: statements.regenerate,
     DELETE: statements.delete,
     DELETE_ONE: statements.delete_one,
 }

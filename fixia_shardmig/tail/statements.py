@@ -64,6 +64,27 @@ def update(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     return sql.SQL("UPDATE {} SET {} WHERE {}").format(target(table), assignments, _equal(table.identity_columns))
 
 
+def regenerate(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    """Return what gives a row other GENERATED ALWAYS identities, which no UPDATE may set: it goes and comes back.
+
+    Parameters are the identities, the row's key before it, and the identities again. A row that has them stays.
+    """
+    same = sql.SQL(" AND ").join(sql.SQL("{} = %s::int8").format(quoted(column)) for column in columns)
+    all_columns = tuple(column.name for column in table.copied_columns)
+    values = sql.SQL(", ").join(sql.SQL("%s::int8") if c in columns else quoted("gone", c) for c in all_columns)
+    return sql.SQL(
+        "WITH gone AS (DELETE FROM {} WHERE NOT ({}) AND {} RETURNING *)"
+        " INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone"
+    ).format(
+        target(table),
+        same,
+        _equal(table.identity_columns),
+        quoted(table.name.schema, table.name.name),
+        names(all_columns),
+        values,
+    )
+
+
 def delete(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return a DELETE by the given columns."""
     return sql.SQL("DELETE FROM {} WHERE {}").format(target(table), _equal(columns))
