@@ -108,7 +108,8 @@ class Follower:
         self._arena = arena
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.paused = threading.Event()
+        self._paused = threading.Event()
+        self._idle = threading.Event()
         self.failure: BaseException | None = None
         self.conflicts = 0
 
@@ -128,6 +129,11 @@ class Follower:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+
+    def pause(self) -> None:
+        """Apply nothing more, and return when that is so; the slot is still read."""
+        self._paused.set()
+        assert self._idle.wait(20)
 
     def _guarded(self) -> None:
         try:
@@ -150,7 +156,8 @@ class Follower:
             highest = 30
             while not self._stop.is_set():
                 stream.read(1 << 20, 0.0)
-                if self.paused.is_set():
+                if self._paused.is_set():
+                    self._idle.set()
                     time.sleep(0.01)
                     continue
                 lsn = insert_lsn(source)

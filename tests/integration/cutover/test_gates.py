@@ -58,8 +58,7 @@ def test_closed_gates_refuse_before_anything_is_touched(arena: Arena) -> None:
 
 def test_a_tail_that_does_not_apply_closes_the_drain(arena: Arena) -> None:
     """A marker that does not arrive in half of the pause would be worse under the fence."""
-    arena.follower.paused.set()
-    time.sleep(0.1)
+    arena.follower.pause()
     gates = closed(arena, max_pause_s=1.0)
     assert {"drain"} == set(gates)
     assert "was not applied in time" in gates["drain"].detail
