@@ -5,6 +5,7 @@ Refuses nothing by itself: it turns psycopg's connection errors into ours, witho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
@@ -51,16 +52,31 @@ PINNED: dict[str, str] = {
 long copy (18)."""
 
 
+UNREADABLE = "an unreadable URL"
+_HOW_TO_WRITE_URLS = "write postgresql://user:password@host:port/database, with %XX for a password's special characters"
+
+
 def describe(url: str) -> str:
     """Return `user@host:port/database` of a URL, never its password."""
-    try:
-        parts = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return "an unreadable URL"
+    parts = _parts(url)
+    if parts is None:
+        return UNREADABLE
     host = parts.get("host") or parts.get("hostaddr") or "local socket"
     port = f":{parts['port']}" if parts.get("port") else ""
     user = f"{parts['user']}@" if parts.get("user") else ""
     return f"{user}{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+def _parts(url: str) -> dict[str, str] | None:
+    """Return what a URL says, None where a piece of the password could be taken for something else.
+
+    libpq ends a password at the first `@`, and takes what follows a bare one in it for the host.
+    """
+    try:
+        parts = {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}
+    except psycopg.ProgrammingError:
+        return None
+    return None if "@" in parts.get("host", "")[1:] else parts
 
 
 def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
@@ -105,9 +121,11 @@ def connection_error(error: psycopg.Error, url: str) -> ShardmigError:
     """Turn a failure to connect into an error that names the place and the next step, without a secret."""
     where = describe(url)
     text = str(error)
-    for fragment, message, hint in _REFUSALS:
-        if fragment in text:
+    for pattern, message, hint in _REFUSALS:
+        if re.search(pattern, text):
             return RefusedError(f"{where}: {message}", hint=hint)
+    if where == UNREADABLE:
+        return RefusedError(UNREADABLE, hint=_HOW_TO_WRITE_URLS)
     first_line = next((line.strip() for line in text.splitlines() if line.strip()), "connection failed")
     return TemporaryError(
         f"{where}: cannot connect: {without_secret(first_line, url)}",
@@ -118,10 +136,16 @@ def connection_error(error: psycopg.Error, url: str) -> ShardmigError:
 _REFUSALS = (
     ("password authentication failed", "the password is wrong", "correct the password in the URL"),
     ("no password supplied", "the server asks for a password and the URL has none", "add the password to the URL"),
-    ("role ", "the role does not exist or may not log in", "correct the user in the URL, or CREATE ROLE … LOGIN"),
-    ("database ", "the database does not exist", "correct the database's name in the URL, or run createdb"),
+    (
+        'role ".*" (does not exist|is not permitted)',
+        "the role does not exist or may not log in",
+        "correct the user in the URL, or CREATE ROLE … LOGIN",
+    ),
+    ('database ".*" does not exist', "the database does not exist", "correct its name in the URL, or run createdb"),
+    ('permission denied for database "', "the role may not connect to the database", "GRANT CONNECT ON DATABASE to it"),
     ("no pg_hba.conf entry", "pg_hba.conf does not let this host in", "add a line for this host, user and database"),
     ("unsupported startup parameter", "this is a pooler, not PostgreSQL itself", "use the direct URL of the server"),
+    ("Name or service not known", "the host's name is unknown", "correct the host in the URL"),
     ("could not translate host name", "the host's name is unknown", "correct the host in the URL"),
     ("invalid URI query parameter", "the URL has a parameter that libpq does not know", "remove it from the URL"),
     ("invalid connection option", "the URL has a parameter that libpq does not know", "remove it from the URL"),
@@ -139,12 +163,15 @@ def lost(error: psycopg.Error, url: str) -> TemporaryError:
 
 
 def without_secret(text: str, url: str) -> str:
-    """Return a text with the URL's password, should it occur, blotted out."""
-    try:
-        password = conninfo.conninfo_to_dict(url).get("password")
-    except psycopg.ProgrammingError:
-        return text.replace(url, "<url>")
-    return text.replace(str(password), "***") if password else text
+    """Return a text with the URL's password, should it occur, blotted out.
+
+    Of a URL that cannot be read nobody knows which part is the password, so nothing is left of the text.
+    """
+    parts = _parts(url)
+    if parts is None:
+        return "the URL cannot be read"
+    password = parts.get("password")
+    return text.replace(url, "<url>").replace(password, "***") if password else text
 
 
 @contextmanager
