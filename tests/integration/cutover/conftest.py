@@ -24,7 +24,7 @@ from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.publications import create_publication
 from fixia_shardmig.postgres.replication import Stream, replication_connection
-from fixia_shardmig.postgres.sessions import insert_lsn, session
+from fixia_shardmig.postgres.sessions import insert_lsn, scalar, session
 from fixia_shardmig.postgres.slots import create_slot, drop_slot, slot_state
 
 USERS, ORDERS, VISITS = TableName("public", "users"), TableName("public", "orders"), TableName("public", "visits")
@@ -110,6 +110,7 @@ class Follower:
         self._thread: threading.Thread | None = None
         self._paused = threading.Event()
         self._idle = threading.Event()
+        self.stops_at_fence = False
         self.failure: BaseException | None = None
         self.conflicts = 0
 
@@ -161,6 +162,8 @@ class Follower:
                     time.sleep(0.01)
                     continue
                 lsn = insert_lsn(source)
+                if self.stops_at_fence and scalar(source, "SELECT to_regprocedure('shardmig.refuse_write()')::text"):
+                    continue
                 rows = source.execute(NEW_USERS, [highest]).fetchall()
                 for name, connection in shards.items():
                     with connection.transaction():
