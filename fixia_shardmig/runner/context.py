@@ -25,6 +25,8 @@ from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.sessions import Connection, describe, lost, scalar, session
 
 SPOOL_VARIABLE = "SHARDMIG_SPOOL"
+UNROUTABLE = "unroutable"
+"""The evidence that the tail stopped for a row without a home; it is good for one change of the mapping."""
 
 Say = Callable[[str], None]
 
@@ -156,12 +158,13 @@ def refuse_other_plan(context: Context, migration: Migration, journal: Journal) 
                 hint="restore the mapping (events tell its fingerprint), or: shardmig abort, and begin again",
             )
         journal.note(mapping_fingerprint=fingerprint)
+        journal.add_evidence({UNROUTABLE: False})
         journal.event("mapping_changed", before=migration.mapping_fingerprint, now=fingerprint)
 
 
 def journal_allows_mapping_change(migration: Migration) -> bool:
     """Whether the tail stopped for a row without a home, so that a home may be added to the mapping."""
-    return bool(migration.evidence.get("unroutable"))
+    return bool(migration.evidence.get(UNROUTABLE))
 
 
 def spool_directory(shard_map: ShardMap) -> Path:
