@@ -123,7 +123,7 @@ def plan(session: Session, out: str | None, *, estimates: bool) -> int:
         made.to_json(),
         lambda: render(made),
         status="refused" if blocked else "ok",
-        next_steps=() if blocked else ("shardmig copy",),
+        next_steps=made.next_steps,
     )
     return int(Exit.REFUSED if blocked else Exit.OK)
 
@@ -319,6 +319,28 @@ def events(session: Session, limit: int) -> None:
 
 def _details(detail: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in detail.items())
+
+
+@cli.command()
+@click.argument("table")
+@click.argument("key", nargs=-1, required=True)
+@click.option(
+    "--writer",
+    type=click.Choice(["source", "shards"]),
+    help="Who has the writes, where no journal says it: before a migration, or after finalize.",
+)
+@command
+def lookup(session: Session, table: str, key: tuple[str, ...], writer: str | None) -> None:
+    """Show a row and its home shard; a key of several columns is given as several words.
+
+    Before the switch the row is read from the source, and the home is the one it will have.
+    """
+    from fixia_shardmig.lookup import CrossShard, ShardRouter, Writer
+
+    with ShardRouter.from_mapping(session.mapping_file(), writer=Writer(writer) if writer else None) as router:
+        session.migration = router.migration
+        found = CrossShard(router).locate(table, key)
+    session.result(found.to_json(), found.text())
 
 
 @cli.command()

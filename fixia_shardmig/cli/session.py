@@ -30,7 +30,8 @@ _COMMAND = re.compile(r"shardmig( [a-z-]+)+")
 def as_json(part: dict[str, Any], *, output: str, migration: str | None) -> str:
     """Return a result as one JSON object, on one line for `jsonl`."""
     head = {"schema_version": SCHEMA_VERSION, "migration": migration}
-    return json.dumps({**head, **part}, indent=None if output == "jsonl" else 2, default=str)
+    whole = head | {name: value for name, value in part.items() if name not in head}
+    return json.dumps(whole, indent=None if output == "jsonl" else 2, default=str)
 
 
 def show_failure(error: ShardmigError, *, code: int, output: str, migration: str | None) -> int:
@@ -101,13 +102,16 @@ class Session:
         status: str = "ok",
         next_steps: tuple[str, ...] = (),
     ) -> None:
-        """Print a command's result: one JSON object, or text."""
-        if self.output == "text":
-            click.echo(text() if callable(text) else text)
-            for step in next_steps:
-                click.echo(f"next: {step}")
+        """Print a command's result: one JSON object, whose status and next steps are the program's, or text."""
+        if self.output != "text":
+            head = {"status": status, "next_steps": list(next_steps)}
+            click.echo(self._json(head | {name: value for name, value in part.items() if name not in head}))
             return
-        click.echo(self._json({"status": status, "next_steps": list(next_steps), **part}))
+        shown = text() if callable(text) else text
+        click.echo(shown.rstrip("\n"))
+        for line in (f"next: {step}" for step in next_steps):
+            if line not in shown:
+                click.echo(line)
 
     def _json(self, part: dict[str, Any]) -> str:
         return as_json(part, output=self.output, migration=self.migration)
@@ -117,6 +121,8 @@ class Session:
         import structlog
 
         code = int((self.stopped_code if error.exit_code == Exit.INTERRUPTED else None) or error.exit_code)
+        if isinstance(error, MappingError) and not error.hint:  # each mistake has its own, in its line
+            error.hint = f"mend the mapping, then {SAME_COMMAND}"
         error.hint = error.hint.replace(SAME_COMMAND, f"run: {again}")
         structlog.get_logger().error("failed", message=error.message, hint=error.hint, exit_code=code)
         return show_failure(error, code=code, output=self.output, migration=self.migration)

@@ -180,7 +180,7 @@ class _Follower:
 def _refuse_wrong_phase(migration: Migration) -> None:
     if migration.phase in FOLLOWING:
         return
-    hints = {Phase.PLANNED: "shardmig copy", Phase.COPYING: "shardmig copy --resume"}
+    hints = {Phase.PLANNED: "shardmig copy --resume", Phase.COPYING: "shardmig copy --resume"}
     raise RefusedError(
         f"the migration is in phase {migration.phase.value}: there is nothing to tail",
         hint=hints.get(migration.phase, "shardmig status"),

@@ -203,7 +203,7 @@ def test_an_unmapped_table_is_a_blocker(shop: Shop) -> None:
 
 
 @pytest.fixture
-def pooled(shop: Shop, source_cluster: Cluster) -> Iterator[Callable[[str], str]]:
+def pooled(source_cluster: Cluster) -> Iterator[Callable[[str], str]]:
     """Run a real PgBouncer in transaction pooling in front of the source; gives the pooled form of a URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
