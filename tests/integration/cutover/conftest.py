@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,7 +44,7 @@ INSERT INTO orders (user_id, what) SELECT 1 + n % 30, 'order ' || n FROM generat
 INSERT INTO visits SELECT n, '2024-06-01'::date + n * 10 FROM generate_series(1, 40) n;
 CREATE TABLE old_notes (id int PRIMARY KEY, note text);
 """
-NEW_USERS = "SELECT id, user_type, name FROM public.users WHERE id > %s ORDER BY id"
+NEW_USERS = "SELECT id, user_type, name FROM public.users WHERE NOT id = ANY (%s) ORDER BY id"
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Arena:
         def enable() -> None:
             self.enabled += 1
 
-        return Hands(**{"enable_on_shards": enable, "conflicts": lambda: 0, **more})
+        return replace(Hands(enable_on_shards=enable, conflicts=lambda: 0), **more)
 
 
 def run(url: str, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
@@ -94,7 +94,7 @@ def run(url: str, statement: str, *arguments: object) -> list[tuple[Any, ...]]:
 
 def options(**more: Any) -> CutoverOptions:
     """Return options fit for a busy test machine."""
-    return CutoverOptions(**{"max_pause_s": 20.0, "count_budget_s": 5.0, **more})
+    return replace(CutoverOptions(max_pause_s=20.0, count_budget_s=5.0), **more)
 
 
 class Follower:
@@ -154,7 +154,7 @@ class Follower:
             start = state.confirmed_flush_lsn if state and state.confirmed_flush_lsn else LSN(0)
             stream = Stream(self._arena.source_url, slot, start=start, publication=slot, purpose="follower")
             stack.callback(stream.close)
-            highest = 30
+            seen = list(range(1, 31))  # a set and no maximum: ids commit in another order than they are given out
             while not self._stop.is_set():
                 stream.read(1 << 20, 0.0)
                 if self._paused.is_set():
@@ -164,14 +164,14 @@ class Follower:
                 lsn = insert_lsn(source)
                 if self.stops_at_fence and scalar(source, "SELECT to_regprocedure('shardmig.refuse_write()')::text"):
                     continue
-                rows = source.execute(NEW_USERS, [highest]).fetchall()
+                rows = source.execute(NEW_USERS, [seen]).fetchall()
                 for name, connection in shards.items():
                     with connection.transaction():
                         for row in rows:
                             if HOMES[row[1]] == name:
                                 connection.execute("INSERT INTO public.users VALUES (%s, %s, %s)", row)
                         set_position(connection, lsn)
-                highest = max([highest, *(row[0] for row in rows)])
+                seen += [row[0] for row in rows]
                 journal.tell_tail_state(self._state(lsn))
                 time.sleep(0.005)
 

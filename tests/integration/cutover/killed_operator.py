@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from unittest import mock
 
-from fixia_shardmig.cutover import cutover as story
+from fixia_shardmig.cutover.cutover import cutover
 from fixia_shardmig.cutover.result import CutoverOptions, Hands
 from fixia_shardmig.journal.journal import Journal
 from tests.integration.cutover.conftest import shard_map_of
@@ -29,7 +30,7 @@ def main() -> None:
     loaded = json.loads(urls)
     shard_map = shard_map_of(loaded["source"], loaded["shards"])
     if place == "sealed":
-        story.switch = stand_still
+        mock.patch("fixia_shardmig.cutover.cutover.switch", stand_still).start()
     hands = Hands(
         enable_on_shards=stand_still if place == "switched" else lambda: None,
         on_drained=stand_still if place == "drained" else None,
@@ -37,7 +38,7 @@ def main() -> None:
     )
     options = CutoverOptions(max_pause_s=float(max_pause_s), expiry_margin_s=float(expiry_margin_s))
     with Journal(shard_map.shards["shared"].url, shard_map.name) as journal:
-        story.cutover(shard_map, journal, options=options, hands=hands)
+        cutover(shard_map, journal, options=options, hands=hands)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A cutover that was killed -9 anywhere: the source opens by itself, and what is found afterwards is decided one way."""
+"""A cutover that was killed -9 anywhere: the source opens by itself, and what is found later is decided one way."""
 
 from __future__ import annotations
 

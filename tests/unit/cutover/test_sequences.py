@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 
@@ -56,7 +57,7 @@ def plan(
     one: Sequence,
     *,
     last: tuple[int, bool] = (1, False),
-    ends: dict[tuple[TableName, str], tuple[int, ...]] | None = None,
+    ends: Mapping[tuple[TableName, str], tuple[int, ...]] | None = None,
     on: tuple[str, ...] = SHARDS,
     id_type: str = "int8",
 ) -> SequencePlan:
