@@ -236,8 +236,8 @@ class Places:
         return answers
 
     def close(self) -> None:
-        """Close all connections that nobody uses now; no more questions after it."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let questions under way end, then close all connections that nobody uses; no more questions after it."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             for place in self._made.values():
                 place.close()

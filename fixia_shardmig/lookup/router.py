@@ -27,7 +27,6 @@ from fixia_shardmig.model.errors import MappingError, RefusedError, RowNotFoundE
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Writer
 
-
 T = TypeVar("T")
 
 
