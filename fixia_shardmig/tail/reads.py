@@ -39,9 +39,9 @@ def sql_of_mapping(rule: SplitBySql) -> sql.SQL:
 def read_types(shard: ShardSession, rule: SplitByReference) -> dict[str, str | None]:
     """Return the whole of a small table that names types: key -> value, both as text."""
     query = sql.SQL("SELECT {}::text, {}::text FROM {}").format(
-        quoted(rule.referenced_column),
-        quoted(rule.value),
-        quoted(rule.references.schema, rule.references.name),
+        sql.Identifier(rule.referenced_column),
+        sql.Identifier(rule.value),
+        sql.Identifier(rule.references.schema, rule.references.name),
     )
     return dict(shard.connection.execute(query).fetchall())
 

@@ -132,13 +132,29 @@ class ShardSession:
         return found
 
     def truncate(self, tables: Sequence[TableName], *, restart_identity: bool) -> None:
-        """Empty tables in one statement, as the source did (pitfall 25)."""
+        """Empty tables in one statement, as the source did (pitfall 25).
+
+        A partitioned table of which all leaves are emptied is named too: else a reference to it, or from it to another
+        one of them, would forbid it.
+        """
         self.flush()
         if not tables:
             return
-        listed = sql.SQL(", ").join(sql.SQL("ONLY {}").format(quoted(t.schema, t.name)) for t in tables)
+        names = [sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables]
+        names += [sql.Composed([sql.Identifier(t.schema, t.name)]) for t in self._emptied_with(frozenset(tables))]
+        listed = sql.SQL(", ").join(names)
         restart = sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL("")
         self.connection.execute(sql.SQL("TRUNCATE {}{}").format(listed, restart))
+
+    def _emptied_with(self, leaves: frozenset[TableName]) -> list[TableName]:
+        """Return the partitioned tables that have no leaf but these."""
+        above: dict[TableName, set[TableName]] = {}
+        for table in self.catalog.tables.values():
+            parent = table.partition_of
+            while parent is not None and table.kind != "p":
+                above.setdefault(parent, set()).add(table.name)
+                parent = self.catalog.tables[parent].partition_of
+        return sorted(parent for parent, its in above.items() if its <= leaves)
 
     def find(self, space: Keyspace, keys: Sequence[Key]) -> set[int]:
         """Return which of the keys (by their place) this shard has, as of the open transaction."""

@@ -163,7 +163,7 @@ class Tail:
 
     def _fetch_missing(self, table: TailTable, key: Key, columns: tuple[str, ...]) -> dict[str, str | None] | None:
         """Read left-out columns of a row on the source; a later change of them is still to come in the stream."""
-        same = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in table.own.columns)
+        same = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(quoted(name)) for name in table.own.columns)
         query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
             statements.as_text(columns), statements.target(table.table), same
         )
