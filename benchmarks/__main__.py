@@ -1,0 +1,110 @@
+"""`python -m benchmarks [copy] [tail] [verify]`: measures and prints Markdown; with --out into a page as well.
+
+Exit code 0 when every contender took part, 1 when one could not, since then the table has a hole; the rest is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from benchmarks import copy, machine, markdown, pgcopydb, tail, verify
+from benchmarks.market import USERS, market
+from benchmarks.race import say
+from benchmarks.servers import Servers, servers
+from fixia_shardmig.model.errors import Exit, ShardmigError
+
+PARTS = ("copy", "tail", "verify")
+JOBS_MAX = 4
+"""Of tables at a time; more than the machine has cores would only measure its scheduler."""
+
+
+def main() -> int:
+    """Run what the arguments ask for; return the exit code."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))  # unwinds the servers, as Ctrl-C does
+    try:
+        page = _page(options.out, options.parts)
+        complete = _peers_are_here()
+        facts = machine.facts(["python", "-m", "benchmarks", *sys.argv[1:]], options.jobs)
+        with closing(_sections(options)) as sections:
+            for name, section in sections:
+                text = f"{section}\n{markdown.facts(facts)}"
+                print(f"### {name}\n\n{text}", flush=True)
+                page = _written(options.out, page, name, text)
+    except ShardmigError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    return Exit.OK if complete else Exit.FAILED
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="copy|tail|verify", help="what to measure; all of it without")
+    parser.add_argument("--size", choices=("small", "full"), default="full", help="small: to see that it runs")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds; the median counts")
+    parser.add_argument(
+        "--jobs", type=int, default=min(os.cpu_count() or 1, JOBS_MAX), metavar="N", help="of everybody"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="put each section between its markers in this page")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    if options.repeat < 1 or options.jobs < 1:
+        parser.error("--repeat and --jobs are at least 1")
+    options.parts = [part for part in PARTS if part in (options.parts or PARTS)]
+    return options
+
+
+def _peers_are_here() -> bool:
+    try:
+        pgcopydb.find()
+    except pgcopydb.NoPeerError as error:
+        say(f"error: {error}\nthe others are measured")
+        return False
+    return True
+
+
+def _sections(options: argparse.Namespace) -> Generator[tuple[str, str], None, None]:
+    """Measure part after part on the same two servers; copy and verify share the marketplace."""
+    with servers(options.jobs) as both, ExitStack() as stack:
+        if "tail" in options.parts:
+            yield "tail", tail.measure(both, options.repeat, options.size)
+        if {"copy", "verify"} & set(options.parts):
+            yield from _market_sections(both, options, stack)
+
+
+def _market_sections(
+    both: Servers, options: argparse.Namespace, stack: ExitStack
+) -> Generator[tuple[str, str], None, None]:
+    made = stack.enter_context(market(both, users=USERS[options.size]))
+    if "copy" in options.parts:
+        yield "copy", copy.measure(made, options.repeat)
+    if "verify" in options.parts:
+        yield "verify", verify.measure(made, options.repeat)
+
+
+def _page(path: Path | None, parts: list[str]) -> str:
+    """Return the page to write into, or an empty one; refuse now, and not after an hour, what cannot be written."""
+    if path is None or not path.exists():
+        return "\n\n".join(markdown.empty_section(part) for part in parts) + "\n"
+    page = path.read_text("utf-8")
+    for part in parts:
+        markdown.placed(page, part, "")
+    return page
+
+
+def _written(path: Path | None, page: str, name: str, text: str) -> str:
+    page = markdown.placed(page, name, text)
+    if path is not None:
+        path.write_text(page, "utf-8")
+    return page
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Verify: source and three shards compared at one LSN, beside counting all rows, the least that says anything."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+from psycopg import sql
+
+from benchmarks import markdown, ours, pgcopydb
+from benchmarks.figures import Comparison, Sample
+from benchmarks.market import Market
+from benchmarks.processes import run_apart
+from benchmarks.race import Contender, present, race, say
+from benchmarks.servers import tables
+
+OURS = "shardmig verify, source and three shards"
+
+
+def measure(market: Market, rounds: int) -> str:
+    """Return the section about verify."""
+    say("verify")
+    with market.migration("verify") as migration, market.database("compare") as clone_url:
+        run_apart(ours.migrate, migration, market.servers.jobs)
+        clones = _Clone(market, clone_url)
+        verified, counted, compared = race(
+            [
+                Contender(OURS, lambda _: _ours(market, migration)),
+                Contender("select count(*), the same tables on both sides", lambda _: _count(market, migration)),
+                Contender("pgcopydb compare data, one target", lambda _: clones.compare()),
+            ],
+            rounds,
+        )
+    comparison = Comparison("Both sides", market.rows, "rows", present(verified), (counted, compared))
+    return f"{market.text()}\n\n{markdown.comparison(comparison)}"
+
+
+def _ours(market: Market, migration: ours.Migration) -> Sample:
+    done = run_apart(ours.verify, migration, market.servers.jobs)
+    return Sample(done.seconds, done.peak_bytes)
+
+
+def _count(market: Market, migration: ours.Migration) -> Sample:
+    """Count every table of every database, as many at a time as verify scans, the largest first."""
+    urls = [market.url, *migration.shard_urls.values()]
+    work = [(url, table) for table in tables(market.url) for url in urls if table in set(tables(url))]
+    began = time.monotonic()
+    with ThreadPoolExecutor(market.servers.jobs) as pool:
+        for done in [pool.submit(_count_one, url, table) for url, table in work]:
+            done.result()
+    return Sample(time.monotonic() - began)
+
+
+def _count_one(url: str, table: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("public", table)))
+
+
+class _Clone:
+    """A database that pgcopydb has cloned, made when it is first compared."""
+
+    def __init__(self, market: Market, url: str) -> None:
+        self._market = market
+        self._url = url
+        self._made = False
+
+    def compare(self) -> Sample:
+        pgcopydb.refuse_without_compare()
+        if not self._made:
+            pgcopydb.clone(self._market.url, self._url, servers=self._market.servers)
+            self._made = True
+        return pgcopydb.compare_data(self._market.url, self._url, servers=self._market.servers)
