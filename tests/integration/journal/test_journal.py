@@ -10,6 +10,7 @@ from threading import Barrier as Rendezvous
 
 import psycopg
 import pytest
+from psycopg import conninfo
 
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.journal.journal import Journal, drop_from, position, prepare_shard, set_position
@@ -48,7 +49,7 @@ def test_another_migrations_journal_is_refused(journal: Journal) -> None:
         pytest.raises(RefusedError, match="holds the journal of migration 'shop', not of 'other'") as caught,
     ):
         stranger.get()
-    password = psycopg.conninfo.conninfo_to_dict(journal.url)["password"]
+    password = conninfo.conninfo_to_dict(journal.url)["password"]
     assert str(password) not in str(caught.value)
 
 

@@ -206,7 +206,7 @@ SPLITS: dict[str, st.SearchStrategy[Rule]] = {
     "Role.name": by_reference("roleNo", "Role", "no", "name"),
     "Role.label": by_reference("roleNo", "Role", "no", "label"),
     "Tag.name": by_reference("tag", "Tag", "tag", "name"),
-    **{expression: by_sql(expression, columns) for expression, columns in EXPRESSIONS["User"]},
+    **{f"sql: {expression}": by_sql(expression, columns) for expression, columns in EXPRESSIONS["User"]},
 }
 """Every way to split "User"."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.model.errors import RefusedError
 from fixia_shardmig.postgres.sessions import TRANSACTION_TIMEOUT_SINCE, connect, insert_lsn, is_open, scalar, session
 
-AWKWARD = {
+AWKWARD: dict[str, LiteralString] = {
     "client_encoding": "LATIN1",
     "datestyle": "German",
     "intervalstyle": "iso_8601",
