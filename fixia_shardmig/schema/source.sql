@@ -171,5 +171,6 @@ SELECT 'pg_proc'::regclass::oid::int8, p.oid::int8, 'function', n.nspname, p.pro
        coalesce(md5(p.prosrc), '') || ' ' || p.prokind::text
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'shardmig')
-  AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e')
+  AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid
+                  AND x.deptype IN ('e', 'i'))  -- of an extension, or made with a range type
 ORDER BY 3, 4, 5, 6
