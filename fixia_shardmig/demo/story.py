@@ -20,8 +20,9 @@ from fixia_shardmig.cutover.result import CutoverResult
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.generator import populate
 from fixia_shardmig.demo.oracle import Judgement, judge
-from fixia_shardmig.demo.writers import Writers
-from fixia_shardmig.model.errors import RefusedError, ShardmigError
+from fixia_shardmig.demo.writers import HomeOf, Writers
+from fixia_shardmig.lookup import ShardRouter
+from fixia_shardmig.model.errors import RefusedError, RowNotFoundError, ShardmigError
 from fixia_shardmig.runner.barrier import Moment, own_snapshot
 from fixia_shardmig.runner.context import Context, load
 from fixia_shardmig.runner.copying import CopyOptions, CopyResult, copy
@@ -74,10 +75,16 @@ class Outcome:
         return len(self.judgement.misplaced) + len(self.judgement.extra)
 
     @property
+    def misrouted(self) -> int:
+        """Return how often the router sent a user elsewhere than where a writer had met them."""
+        return self.writer_errors.get("misrouted", 0)
+
+    @property
     def good(self) -> bool:
-        """Whether nothing was lost, doubled, misplaced or changed, and both verifies agree."""
+        """Whether nothing was lost, doubled, misplaced, misrouted or changed, and both verifies agree."""
         verified = all(result is not None and result.equal for result in (self.verify, self.after))
-        return verified and self.judgement.faultless and self.cutover is not None and self.cutover.switched
+        switched = self.cutover is not None and self.cutover.switched
+        return verified and switched and self.judgement.faultless and self.misrouted == 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the contract's `demo` part. The way back is not shown yet, so its pause is null."""
@@ -88,6 +95,7 @@ class Outcome:
             "lost": len(self.judgement.lost),
             "duplicated": len(self.judgement.doubled),
             "misplaced": self.misplaced,
+            "misrouted": self.misrouted,
             "differing": len(self.judgement.differing),
             "judged_rows": self.judgement.rows,
             "pause_ms": self.pause_ms,
@@ -107,7 +115,7 @@ class Outcome:
         lines = [
             f"judged {judged.rows:,} rows by an oracle of its own:"
             f" lost {len(judged.lost)}, doubled {len(judged.doubled)}, misplaced {self.misplaced},"
-            f" differing {len(judged.differing)}",
+            f" differing {len(judged.differing)}; users misrouted by the router {self.misrouted}",
             f"the writers made {self.transactions:,} transactions ({self.changes_during:,} row changes) meanwhile;"
             f" their longest pause at the cutover was {self.pause_ms} ms",
             f"all in {self.seconds:.0f} s: {'everything is where it belongs' if self.good else 'SOMETHING IS WRONG'}",
@@ -133,14 +141,18 @@ def tell(*, users: int, seconds: float | None, keep: bool, say: Callable[[str], 
         say(f"a marketplace with {users:,} users opens on one PostgreSQL")
         outcome.rows = populate(source_url, users=users)
         say(f"it has {outcome.rows:,} rows in 38 tables")
-        context = load(_mapping_file(), say=lambda line: say(f"  {line}"), stop=stop, env=_env(source_url, shard_urls))
+        env = _env(source_url, shard_urls)
+        context = load(_mapping_file(), say=lambda line: say(f"  {line}"), stop=stop, env=env)
         writers = Writers(source_url, threads=WRITERS, seed=users, transactions_per_s=TRANSACTIONS_PER_S)
         with ExitStack() as stack:
-            stack.callback(writers.stop)
+            router = stack.enter_context(ShardRouter.from_mapping(_mapping_file(), env))
+            stack.callback(writers.stop)  # before the router is closed, which the writers ask
             writers.start()
             say(f"{WRITERS} writers sign up, deal, change their kind, move things, delete, roll back, and never stop")
             _migrate(context, writers, outcome, wait_s=seconds or 0.0)
-            _live_on_shards(context, writers, outcome, shard_urls, stack)
+            _live_on_shards(
+                context, writers, outcome, lambda: writers.move_to(shard_urls, home_of=_home_of(router)), stack
+            )
         counters = writers.counters()
         outcome.transactions, outcome.changes_during = counters.transactions, counters.changes
         outcome.writer_errors = dict(counters.errors)
@@ -164,7 +176,9 @@ def _migrate(context: Context, writers: Writers, outcome: Outcome, *, wait_s: fl
     context.say(f"  {outcome.copy.rows:,} rows, {mib(outcome.copy.bytes)} in {outcome.copy.seconds:.1f} s")
     context.say("tail")
     outcome.tail = tail(context, caught_up=True)
-    context.say(f"  caught up: {outcome.tail.changes:,} changes, {outcome.tail.moved_rows:,} rows moved with their owners")
+    context.say(
+        f"  caught up: {outcome.tail.changes:,} changes, {outcome.tail.moved_rows:,} rows moved with their owners"
+    )
     with tail_running(context):
         context.stop.wait(wait_s)
         context.refuse_if_stopped("following", "shardmig demo")
@@ -178,7 +192,7 @@ def _migrate(context: Context, writers: Writers, outcome: Outcome, *, wait_s: fl
 
 
 def _live_on_shards(
-    context: Context, writers: Writers, outcome: Outcome, shard_urls: Mapping[str, str], stack: ExitStack
+    context: Context, writers: Writers, outcome: Outcome, move: Callable[[], None], stack: ExitStack
 ) -> None:
     """Cut over, send the writers to the shards, and compare the moment of the switch while they write there."""
     moments: list[Moment] = []
@@ -188,7 +202,7 @@ def _live_on_shards(
         context,
         max_pause_s=MAX_PAUSE_S,
         on_drained=lambda: moments.append(_moment(context, stack)),
-        on_switched=lambda: writers.move_to(shard_urls),
+        on_switched=move,
     )
     context.say(f"  switched; fenced for {outcome.cutover.pause_ms:.0f} ms, and the writers write to the shards")
     context.stop.wait(SECONDS_AFTER)
@@ -197,6 +211,18 @@ def _live_on_shards(
     context.say("verify the moment of the switch")
     outcome.after = compare(context, moments[0], tables=None, jobs=2)
     context.say(f"  {'equal' if outcome.after.equal else 'DIFFERENCES'}")
+
+
+def _home_of(router: ShardRouter) -> HomeOf:
+    """Return a user's home as the router knows it; each writer asks it about each user that it deals with."""
+
+    def home_of(user: str) -> str | None:
+        try:
+            return router.shard_for("users", user)
+        except RowNotFoundError:
+            return None
+
+    return home_of
 
 
 def _moment(context: Context, stack: ExitStack) -> Moment:

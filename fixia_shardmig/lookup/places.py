@@ -156,7 +156,8 @@ class Place:
             for key in keys:
                 check_parts(table, shape.key_columns, key)
             result = connection.execute(_query(table, shape, values), _parameters(shape, keys))
-            columns = list(result.keys())[1:]
+            # By the driver's names: SQLAlchemy takes `found.*` for the name of a table's only column.
+            columns = [column[0] for column in result.cursor.description or ()][1:]
             return {row[0] - 1: dict(zip(columns, row[1:], strict=True)) for row in result}
 
     def _shape(self, connection: sa.Connection, table: TableName) -> Shape:
