@@ -179,9 +179,9 @@ def test_a_rolled_back_transaction_leaves_no_trace(shop: Migration) -> None:
     """Pitfall 28: nothing is visible before its COMMIT, and a transaction without one never is."""
     other = shop.another_session()
     other.execute("BEGIN")
-    other.execute("UPDATE users SET kind = 'b'")
-    other.execute("DELETE FROM items")
-    shop.run("UPDATE items SET position = position + 1000")
+    other.execute("UPDATE users SET kind = 'b' WHERE id < 3")
+    other.execute("DELETE FROM items WHERE owner = 1")
+    shop.run("UPDATE items SET position = position + 1000 WHERE owner > 2")
     other.execute("ROLLBACK")
     shop.tail()
     shop.judge(HOMES)
