@@ -38,7 +38,7 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.retry import as_shardmig_error
-from fixia_shardmig.postgres.sessions import insert_lsn
+from fixia_shardmig.postgres.sessions import insert_lsn, is_open
 from fixia_shardmig.postgres.slots import emit_marker, slot_state
 from fixia_shardmig.tail.tail import MARKER_PREFIX
 
@@ -66,7 +66,8 @@ class _Proven:
 def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, hands: Hands) -> CutoverResult:
     """Move the writers to the shards, or leave everything as it was.
 
-    The tail must run meanwhile, in another thread or process.
+    The tail must run meanwhile, in another thread or process. A fence that a killed run left behind is lifted first, by a
+    dry run too.
 
     Raises:
         GatesClosedError: Nothing was touched.
@@ -305,10 +306,18 @@ def _undone(run: Run, error: BaseException) -> BaseException:
 
 def _said(error: BaseException, run: Run, outcome: str) -> BaseException:
     if isinstance(error, psycopg.Error):
-        error = as_shardmig_error(error, run.shard_map.source.url, doing="cutover", next_command="shardmig cutover")
+        error = as_shardmig_error(error, _lost_place(run), doing="cutover", next_command="shardmig cutover")
     if isinstance(error, ShardmigError):
         error.message = f"{error.message}; {outcome}"
     return error
+
+
+def _lost_place(run: Run) -> str:
+    """Return the URL of the server whose session is gone, for the message; the source's if all are there."""
+    if not is_open(run.journal.connection):
+        return run.journal.url
+    lost = [name for name, connection in run.sides.shards.items() if not is_open(connection)]
+    return run.shard_map.shards[lost[0]].url if lost else run.shard_map.source.url
 
 
 def _first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.model.errors import HeldError, RefusedError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.sessions import Connection, session
-from tests.integration.cutover.conftest import ORDERS, USERS, VISITS, count, run
+from tests.integration.cutover.conftest import ORDERS, ROWS, TABLES, USERS, VISITS, count, run
 
 MOVED = (USERS, ORDERS, VISITS)
 
@@ -494,3 +494,37 @@ def test_unknown_tables_fail_without_a_fence(operator: Connection) -> None:
             deadline=time.monotonic() + 2,
         )
     assert FenceKind.NONE is fence_state(operator).kind
+
+
+@pytest.mark.parametrize("major", [15, 16, 17, 18])
+def test_the_fence_holds_on_every_supported_version(
+    clusters_by_major: Callable[[int], Cluster], fresh_database: Callable[..., str], major: int
+) -> None:
+    """Raised, sealed and lifted with the same result on each."""
+    url = fresh_database(clusters_by_major(major), "versions")
+    run(url, TABLES + ROWS)
+    with session(url, "test") as connection, psycopg.connect(url, autocommit=True) as client:
+        up(connection)
+        assert {SQLSTATE_PAUSED} == {sqlstate_of(client, statement) for statement in WRITES}
+        seal(connection)
+        assert {SQLSTATE_MOVED} == {sqlstate_of(client, statement) for statement in WRITES}
+        assert () == lift_fence(connection, migration="arena", sealed=True)
+        assert None is sqlstate_of(client, WRITES[0])
+
+
+def test_an_owner_who_is_no_superuser_can_raise_seal_and_lift(fenced_url: str) -> None:
+    """Managed servers give no superuser; the owner of the tables with CREATE on the database is enough."""
+    run(fenced_url, "DO $$ BEGIN CREATE ROLE plain_owner; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    database = run(fenced_url, "SELECT current_database()")[0][0]
+    run(
+        fenced_url,
+        f'GRANT CREATE ON DATABASE "{database}" TO plain_owner; GRANT CREATE ON SCHEMA public TO plain_owner',
+    )
+    for name in ("users", "orders", "visits", "visits_2024", "visits_2025"):
+        run(fenced_url, f"ALTER TABLE {name} OWNER TO plain_owner")
+    with session(fenced_url, "test") as connection:
+        connection.execute("SET ROLE plain_owner")
+        assert FenceKind.RAISED is up(connection).kind
+        assert FenceKind.SEALED is seal(connection).kind
+        assert () == lift_fence(connection, migration="arena", sealed=True)
+    run(fenced_url, "REASSIGN OWNED BY plain_owner TO CURRENT_USER; DROP OWNED BY plain_owner")
