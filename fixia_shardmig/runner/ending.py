@@ -117,8 +117,9 @@ def _drop_targets(context: Context, connection: Connection) -> str:
 
 
 def _drop_tables(context: Context, connection: Connection) -> int:
-    """Drop the schemas of the migration's tables; public comes back empty, as a new database has it."""
-    ours = {table.schema for table in context.shard_map.moved()}
+    """Drop the schemas that our DDL fills, also those with types or functions alone; public comes back empty."""
+    ours = {table.schema for table in context.shard_map.moved()} | {"public"}
+    ours |= {name for (name,) in connection.execute("SELECT name FROM shardmig.ddl WHERE kind = 'SCHEMA'").fetchall()}
     count = scalar(
         connection,
         "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
