@@ -227,7 +227,7 @@ def leftovers(case: Case) -> dict[str, list[str]]:
 def shown(found: dict[str, dict[str, list[str]]]) -> str:
     """Return misplaced rows as text, the first few of each table and shard."""
     return "\n".join(
-        f"{table} on {shard}: {len(rows)} rows: {' '.join(rows[:8])}"
+        f"{table} on {shard}: {len(rows)} rows: {' '.join(rows[:5] + rows[-5:])}"
         for table, shards in found.items()
         for shard, rows in shards.items()
     )
