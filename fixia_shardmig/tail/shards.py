@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import Cursor, sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from fixia_shardmig.journal.journal import position, set_position
@@ -60,6 +61,12 @@ class ShardSession:
         self.connection.prepared_max = PREPARED_MAX
         self.position = position(self.connection)
         self.connection.autocommit = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this shard's session is lost, or its open transaction has met an error."""
+        status = self.connection.info.transaction_status
+        return self.connection.broken or status is TransactionStatus.INERROR
 
     def close(self) -> None:
         """Close the session; an open transaction is rolled back by the server."""
