@@ -15,7 +15,11 @@ import structlog
 
 
 def configure(log_file: str | None, verbose: int) -> None:
-    """Send structlog's events where the options say; nowhere without them."""
+    """Send structlog's events where the options say; nowhere without them.
+
+    The driver's own warnings (a rollback on a connection that is lost) are kept off stderr: the error itself is told.
+    """
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     if log_file is None and not verbose:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         return

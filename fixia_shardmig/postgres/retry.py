@@ -27,8 +27,11 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same work may succeed later without anybody changing anything but the server's state."""
     if isinstance(error, (*_PASSING, TemporaryError)):
         return True
-    lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-    return lost or (isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("08"))
+    if not isinstance(error, psycopg.Error):
+        return False
+    # libpq reports a lost connection as a result without SQLSTATE, which psycopg makes a plain DatabaseError.
+    lost = type(error) in {psycopg.OperationalError, psycopg.DatabaseError} and error.sqlstate is None
+    return lost or (error.sqlstate or "").startswith("08")
 
 
 def as_shardmig_error(error: psycopg.Error, url: str, *, doing: str, next_command: str) -> ShardmigError:

@@ -232,7 +232,7 @@ def _check_slot(context: Context, migration: Migration) -> None:
         state = slot_state(source, migration.slot)
     if state is None or state.wal_status == "lost":
         raise RefusedError(
-            f"replication slot {migration.slot} is {'lost' if state else 'gone'}, and with it what changed since it began",
+            f"replication slot {migration.slot} is {'lost' if state else 'gone'}, with what changed since it began",
             hint="shardmig abort --drop-targets, then begin again",
         )
 
