@@ -14,8 +14,6 @@ from fixia_shardmig.model.catalog import Catalog, Column, ForeignKey, Index, Oth
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.sessions import Connection, scalar
 
-OWN_SCHEMA = "shardmig"
-
 
 @cache
 def _query(name: str) -> LiteralString:

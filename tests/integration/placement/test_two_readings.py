@@ -97,9 +97,9 @@ def orders() -> st.SearchStrategy[list[Row]]:
     columns = {
         "id": numbers(),
         "userId": maybe(["1", "2", "3", "9"]),
-        "altTenant": maybe(["1", "2"]),
-        "altNo": maybe(NUMBERS),
-        "altReady": maybe(["true", "false"]),
+        "ownTenant": maybe(["1", "2"]),
+        "ownNo": maybe(NUMBERS),
+        "ownReady": maybe(["true", "false"]),
         "handle": maybe(TAGS),
         "pad": maybe([*PADS, "a    "]),
         "net": maybe(NETS),
@@ -143,8 +143,8 @@ USER, ORDER, LINE = name("User"), name("order"), name("line%item")
 PATHS = {
     "order": [
         Path(("userId",), USER, ("id",), declared=True),
-        Path(("altTenant", "altNo", "altReady"), USER, ("tenant", "No", "ready"), declared=True),
-        Path(("altReady", "altTenant", "altNo"), USER, ("ready", "tenant", "No"), declared=True),
+        Path(("ownTenant", "ownNo", "ownReady"), USER, ("tenant", "No", "ready"), declared=True),
+        Path(("ownReady", "ownTenant", "ownNo"), USER, ("ready", "tenant", "No"), declared=True),
         Path(("handle",), USER, ("handle",), declared=False),
         Path(("pad",), USER, ("pad",), declared=False),
         Path(("net",), USER, ("net",), declared=False),

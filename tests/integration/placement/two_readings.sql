@@ -15,8 +15,8 @@ CREATE TABLE "User" (
 CREATE TABLE "order" (
     id bigint PRIMARY KEY,
     "userId" integer REFERENCES "User",
-    "altTenant" integer, "altNo" numeric, "altReady" boolean,
-    FOREIGN KEY ("altTenant", "altNo", "altReady") REFERENCES "User" (tenant, "No", ready),
+    "ownTenant" integer, "ownNo" numeric, "ownReady" boolean,
+    FOREIGN KEY ("ownTenant", "ownNo", "ownReady") REFERENCES "User" (tenant, "No", ready),
     handle "Ext".citext, pad text, net inet, weight double precision
 );
 CREATE TABLE "line%item" (id bigint PRIMARY KEY, "order" bigint REFERENCES "order", "user%" bigint, value text);

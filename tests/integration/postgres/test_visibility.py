@@ -40,6 +40,7 @@ def cases(draw: st.DrawFn) -> tuple[int, str]:
     running = draw(st.lists(st.integers(xmin, min(xmax - 1, xmin + 60)), unique=True)) if xmax > xmin else []
     nearby = st.integers(xmin - 5, xmax + 5) | st.integers(xmax - REACH, xmax + REACH - 1)
     xid = draw((nearby | st.sampled_from(running)) if running else nearby)
+    assume(-REACH <= xid - xmax < REACH)
     assume(all(one > 0 and one % EPOCH >= FIRST_NORMAL for one in (xmin, xmax, xid, *running)))
     return xid, f"{xmin}:{xmax}:{','.join(map(str, sorted(running)))}"
 
