@@ -16,7 +16,7 @@ from fixia_shardmig.model.errors import DriftError, RefusedError, UnroutableErro
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key
-from fixia_shardmig.postgres.pgoutput import Delete, Insert, Truncate
+from fixia_shardmig.postgres.pgoutput import Change, Delete, Insert, Truncate
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.transactions import Transaction
 from fixia_shardmig.tail.locations import Locations
@@ -133,7 +133,7 @@ class Batches:
                 while following is not None and following.before_change <= number:
                     self._replay_explicit(behind, following)
                     following = next(explicit)
-                self._replay_change(behind, change, decisions.masks[number])
+                self._replay_change(behind, change, decisions.masks[number], xid=transaction.xid)
                 number += 1
         if number != len(decisions.masks):
             raise RefusedError(
@@ -152,15 +152,15 @@ class Batches:
             if shard.number == explicit.shard:
                 shard.add_explicit(explicit)
 
-    def _replay_change(self, behind: list[ShardSession], change: object, mask: int) -> None:
+    def _replay_change(self, behind: list[ShardSession], change: Change, mask: int, *, xid: int) -> None:
         if isinstance(change, Truncate):
-            emit_truncate(behind, change, [self.router.plan_of(relation).table for relation in change.relations])
+            emit_truncate(behind, change, [plan.table for plan in self.router.truncated(change, xid)])
         elif isinstance(change, Insert):
             emit_insert(behind, self.router.plan_of(change.relation), change.new, mask)
         elif isinstance(change, Delete):
             emit_delete(behind, self.router.plan_of(change.relation), change.old, mask)
         elif mask:
-            emit_update(behind, self.router.plan_of(change.relation), change, mask)  # type: ignore[attr-defined,arg-type]
+            emit_update(behind, self.router.plan_of(change.relation), change, mask)
 
     def _find(self, space: Keyspace, keys: list[Key]) -> list[int]:
         found = [0] * len(keys)
@@ -199,7 +199,7 @@ class Batches:
             return error
         if self.journal.connection.broken:
             where, doing = self.journal.url, "recording a batch in the journal"
-        elif shard := next((shard for shard in self.shards if shard.connection.broken), self._failed):
+        elif shard := next((shard for shard in self.shards if shard.has_failed), self._failed):
             where, doing = shard.url, f"applying changes to shard {shard.name}"
         else:
             return error

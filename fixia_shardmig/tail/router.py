@@ -138,7 +138,7 @@ class Router:
             if not isinstance(change, Insert) or self.loose:
                 row = change.new if isinstance(change, Insert) or not change.old_kind else change.old  # type: ignore[union-attr]
                 key = plan.own_key(row)
-                if key and plan.table.fixed_mask is None:
+                if key and self._is_located(plan.table):
                     wanted.setdefault(plan.table.own, []).append(key)
             if not isinstance(change, Delete):
                 self._want_parent(plan, change.new, wanted, expressions)
@@ -244,7 +244,7 @@ class Router:
         key = plan.own_key(row)
         if not home:
             home = self._without_home(plan, row, key)
-        if self.loose and key and plan.table.fixed_mask is None:
+        if self.loose and key:
             self._remove_from(plan, key, self.locations.of(plan.table.own, key) & ~home)
         emit_insert(self.shards, plan, row, home)
         self.decisions.masks.append(home)
@@ -257,8 +257,9 @@ class Router:
         A key that changes by ON UPDATE CASCADE over two columns leaves a row for a moment with a parent that is gone.
         """
         if key is None:
-            raise unroutable(plan, row)
-        self.unsettled.rows.setdefault(plan.table.leaf, {})[key] = None
+            self.unsettled.tables.add(plan.table.root)
+        else:
+            self.unsettled.rows.setdefault(plan.table.leaf, {})[key] = None
         return plan.table.allowed_mask & -plan.table.allowed_mask
 
     def _update(self, plan: RelationPlan, change: Update) -> None:
@@ -267,16 +268,17 @@ class Router:
         new_key = plan.own_key(change.new) or old_key
         if old_key is None or new_key is None:
             raise unroutable(plan, change.new)
-        at = table.fixed_mask if table.fixed_mask is not None else self.locations.of(table.own, old_key)
-        if not at:
+        at = self._where(table, old_key)
+        if self.loose and new_key != old_key:  # a later snapshot may have brought another row under the old key
+            self._remove_from(plan, old_key, at)
+            self.locations.put(table.own, old_key, 0)
+            at = 0
+        if not at or (self.loose and table.fixed_mask not in {None, at}):
             self._update_of_absent(plan, change, new_key)
             return
         if self.loose and table.fixed_mask is None and at & (at - 1):
             self._remove_from(plan, old_key, at & (at - 1))
             at &= -at
-        if self.loose and new_key != old_key:  # a later snapshot may have brought the row under its new key already
-            everywhere = table.fixed_mask if table.fixed_mask is not None else self.locations.of(table.own, new_key)
-            self._remove_from(plan, new_key, everywhere)
         if self.home_mask(plan, change.new) != at:
             self.unsettled.rows.setdefault(table.leaf, {})[new_key] = None
         self._note_followers(plan, change, old_key, at)
@@ -324,22 +326,33 @@ class Router:
             filled[name] if value is UNCHANGED else value for name, value in zip(plan.columns, change.new, strict=True)
         )
         home = self.home_mask(plan, row) or self._without_home(plan, row, key)
+        self._remove_from(plan, key, self.locations.of(plan.table.own, key) & ~home)
         self._explicit(home, PUT, plan, plan.columns, _plain(row))
         self._is_at(plan, row, home)
         self._came(plan, row)
+
+    def _is_located(self, table: TailTable) -> bool:
+        """Whether a table's rows have to be looked for: before consistency also those of a whole table."""
+        return table.fixed_mask is None or self.loose
+
+    def _where(self, table: TailTable, key: Key) -> int:
+        """Return the shards that have a row."""
+        if table.fixed_mask is not None and not self.loose:
+            return table.fixed_mask
+        return self.locations.of(table.own, key)
 
     def _delete(self, plan: RelationPlan, change: Delete) -> None:
         table = plan.table
         key = plan.own_key(change.old)
         if key is None:
             raise unroutable(plan, change.old)
-        at = table.fixed_mask if table.fixed_mask is not None else self.locations.of(table.own, key)
+        at = self._where(table, key)
         if not at and not self.loose:
             self.missed[table.leaf] = self.missed.get(table.leaf, 0) + 1
         self._went(plan, change, key, at)
         emit_delete(self.shards, plan, change.old, at)
         self.decisions.masks.append(at)
-        if table.fixed_mask is None:
+        if self._is_located(table):
             self.locations.put(table.own, key, 0)
 
     def _went(self, plan: RelationPlan, change: Delete, key: Key, at: int) -> None:
@@ -373,7 +386,7 @@ class Router:
 
     def _is_at(self, plan: RelationPlan, row: Row, shards: int) -> None:
         table = plan.table
-        if table.fixed_mask is None and (key := plan.own_key(row)):
+        if self._is_located(table) and (key := plan.own_key(row)):
             self.locations.put(table.own, key, shards)
         for space, parts in plan.tracked:
             key = key_of(row, parts)
@@ -405,12 +418,7 @@ class Router:
     def _route_keyless(self, plan: RelationPlan, change: Insert | Update | Delete) -> None:
         """Find one of several equal rows by all its values (pitfall 24); it leaves and comes back with new ones."""
         if not isinstance(change, Insert):
-            old = _plain_as_text(plan, change.old)
-            shard = self._holder_of(plan, old)
-            if shard is None:
-                self.missed[plan.table.leaf] = self.missed.get(plan.table.leaf, 0) + 1
-            else:
-                self._explicit(1 << shard, REMOVE_ONE, plan, plan.columns, old)
+            self._remove_keyless(plan, change.old)
         if not isinstance(change, Delete):
             row = change.new
             if isinstance(change, Update):
@@ -419,7 +427,26 @@ class Router:
             self._explicit(home, PUT, plan, plan.columns, _plain(row))
             self._is_at(plan, row, home)
             self._came(plan, row)
+            if isinstance(change, Update):
+                self._look_at_followers(plan, row)
         self.decisions.masks.append(0)
+
+    def _remove_keyless(self, plan: RelationPlan, row: Row) -> None:
+        old = _plain_as_text(plan, row)
+        shard = self._holder_of(plan, old)
+        if shard is None:
+            self.missed[plan.table.leaf] = self.missed.get(plan.table.leaf, 0) + 1
+        else:
+            self._explicit(1 << shard, REMOVE_ONE, plan, plan.columns, old)
+        for space, key in self._look_at_followers(plan, row):
+            self.locations.put(space, key, 0)
+
+    def _look_at_followers(self, plan: RelationPlan, row: Row) -> list[tuple[Keyspace, Key]]:
+        """Have everything that follows a row looked at when the batch is settled; returns by what it is followed."""
+        found = [(space, key) for space, parts in plan.tracked if (key := key_of(row, parts)) is not None]
+        for space, key in found:
+            self.unsettled.parents.setdefault(space, {})[key] = None
+        return found
 
     def _holder_of(self, plan: RelationPlan, values: tuple[str | None, ...]) -> int | None:
         self.flush()
@@ -428,8 +455,12 @@ class Router:
                 return shard.number
         return None
 
+    def truncated(self, change: Truncate, xid: int) -> list[RelationPlan]:
+        """Return what a TRUNCATE empties: not what was copied under a snapshot that saw it."""
+        return [plan for plan in map(self.plan_of, change.relations) if not self._skips(plan.table, xid)]
+
     def _truncate(self, change: Truncate, xid: int) -> None:
-        plans = [plan for plan in map(self.plan_of, change.relations) if not self._skips(plan.table, xid)]
+        plans = self.truncated(change, xid)
         emit_truncate(self.shards, change, [plan.table for plan in plans])
         self.decisions.masks.append((1 << len(self.shards)) - 1)
         for plan in plans:

@@ -101,8 +101,12 @@ def delete_one(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 
 
 def equal_texts(columns: tuple[str, ...]) -> sql.Composed:
-    """Return a condition that finds rows by all their values, true where there are no columns."""
-    same = [sql.SQL("{}::text IS NOT DISTINCT FROM %s").format(quoted(column)) for column in columns]
+    """Return a condition that finds rows by all their values, true where there are no columns.
+
+    Byte by byte: under the collation of a column two rows can be equal that are not the same.
+    """
+    one = sql.SQL('{}::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM %s')
+    same = [one.format(quoted(column)) for column in columns]
     return sql.SQL(" AND ").join([*same, sql.SQL("true")])
 
 

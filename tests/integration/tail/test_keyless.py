@@ -8,6 +8,9 @@ from tests.fixtures.fix_migrations import EVERYWHERE, Migration
 
 KIND = "CASE kind WHEN 'a' THEN 'north' WHEN 'b' THEN 'south' ELSE 'west' END"
 
+WITH_XML_AND_ICU = 15
+"""Debian's build has both, the newest wheel has neither."""
+
 TYPES_DDL = """
 CREATE TABLE users (id int PRIMARY KEY, kind text);
 INSERT INTO users VALUES (1, 'a'), (2, 'b'), (3, 'c');
@@ -29,7 +32,7 @@ ONE = "ctid = (SELECT min(ctid) FROM logs WHERE owner = {} AND j IS NOT NULL)"
 
 def test_one_of_several_equal_rows_changes(migration_of: Callable[..., Migration]) -> None:
     """Pitfall 24: exactly one of n equal rows is matched, by every type's text: json, xml and point have no `=`."""
-    migration = migration_of(TYPES_TABLES, TYPES_DDL).copy()
+    migration = migration_of(TYPES_TABLES, TYPES_DDL, major=WITH_XML_AND_ICU).copy()
     assert migration.judge(TYPES_HOMES) == 3 + 39
     migration.run(f"DELETE FROM logs WHERE {ONE.format(1)}", f"UPDATE logs SET n = 1.1 WHERE {ONE.format(2)}")
     migration.run(f"UPDATE logs SET j = '[1]', big = big || 'y' WHERE {ONE.format(3)}")
@@ -42,7 +45,7 @@ def test_one_of_several_equal_rows_changes(migration_of: Callable[..., Migration
 
 def test_rows_without_a_key_move_with_their_parent(migration_of: Callable[..., Migration]) -> None:
     """Pitfall 24: equal rows follow their user to another shard, all of them, and change hands one by one."""
-    migration = migration_of(TYPES_TABLES, TYPES_DDL).copy()
+    migration = migration_of(TYPES_TABLES, TYPES_DDL, major=WITH_XML_AND_ICU).copy()
     migration.run("UPDATE users SET kind = 'b' WHERE id = 1", f"UPDATE logs SET owner = 3 WHERE {ONE.format(2)}")
     migration.tail()
     migration.judge(TYPES_HOMES)
@@ -80,6 +83,7 @@ def test_equal_under_a_collation_is_not_equal(migration_of: Callable[..., Migrat
         "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
         "CREATE TABLE words (word text COLLATE ci); ALTER TABLE words REPLICA IDENTITY FULL;"
         "INSERT INTO words VALUES ('Word'), ('word'), ('WORD')",
+        major=WITH_XML_AND_ICU,
     ).copy()
     migration.run("DELETE FROM words WHERE word COLLATE \"C\" = 'WORD'")
     migration.run("UPDATE words SET word = 'other' WHERE word COLLATE \"C\" = 'word'")
