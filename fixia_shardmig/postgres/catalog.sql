@@ -20,7 +20,7 @@ WITH RECURSIVE wanted AS (
 ), roots AS (
     SELECT climb.oid, climb.ancestor AS root FROM climb JOIN pg_class a ON a.oid = climb.ancestor AND NOT a.relispartition
 )
-SELECT c.oid::int8::int AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
+SELECT c.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
        c.relpersistence::text AS persistence, c.relispartition AS is_partition,
        rn.nspname::text AS root_schema, r.relname::text AS root_name,
        c.relreplident::text AS replica_identity, c.reltuples::float8 AS rows,
@@ -54,7 +54,7 @@ WITH RECURSIVE unwrapped(oid, base) AS (
     UNION ALL
     SELECT t.oid, u.base FROM pg_type t JOIN unwrapped u ON t.typbasetype = u.oid WHERE t.typtype = 'd'
 )
-SELECT a.attrelid::int8::int AS table_oid, a.attname::text AS name, a.attnum::int AS number,
+SELECT a.attrelid::int8 AS table_oid, a.attname::text AS name, a.attnum::int AS number,
        format_type(a.atttypid, a.atttypmod) AS type_text,
        b.typname::text AS base_type, b.typtype::text AS type_kind,
        coalesce(el.typnamespace, b.typnamespace) = 'pg_catalog'::regnamespace AS type_builtin,
@@ -77,7 +77,7 @@ WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND c.relp
 ORDER BY a.attrelid, a.attnum
 
 -- name: indexes
-SELECT i.indrelid::int8::int AS table_oid, ic.relname::text AS name,
+SELECT i.indrelid::int8 AS table_oid, ic.relname::text AS name,
        CASE WHEN i.indexprs IS NULL THEN
            (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(i.indkey) WITH ORDINALITY k(attnum, n)
             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= i.indnkeyatts)
