@@ -66,8 +66,8 @@ class _Proven:
 def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, hands: Hands) -> CutoverResult:
     """Move the writers to the shards, or leave everything as it was.
 
-    The tail must run meanwhile, in another thread or process. A fence that a killed run left behind is lifted first, by a
-    dry run too.
+    The tail must run meanwhile, in another thread or process. A fence that a killed run left behind is lifted first,
+    by a dry run too.
 
     Raises:
         GatesClosedError: Nothing was touched.
@@ -128,7 +128,12 @@ def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
 
 
 def _rehearsed_drain(run: Run) -> Gate:
-    """Drain without a fence: how long a marker takes from the source through the tail to every shard."""
+    """Drain without a fence: how long a marker takes from the source through the tail to every shard.
+
+    One marker more goes ahead, as the fence's own commit does: on an idle source a tail that has died would else stand
+    at the marker already.
+    """
+    emit_marker(run.sides.source, MARKER_PREFIX, b"rehearsal")
     began = time.monotonic()
     limit_s = run.options.max_pause_s * REHEARSAL_SHARE
     try:
