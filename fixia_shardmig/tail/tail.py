@@ -27,7 +27,7 @@ from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
-from fixia_shardmig.postgres.sessions import connect
+from fixia_shardmig.postgres.sessions import connect, quoted
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
 from fixia_shardmig.postgres.visibility import is_visible
