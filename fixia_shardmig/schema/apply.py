@@ -22,6 +22,7 @@ from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar, session
+from fixia_shardmig.schema.dump_text import for_older_server
 from fixia_shardmig.schema.shard_schema import STAGES, ShardSchema, Statement
 
 LOCK_TIMEOUT_MS = 5_000
@@ -31,6 +32,8 @@ MEMORY_MB_TOTAL = 1024
 MEMORY_MB_MAX = 512
 """maintenance_work_mem: a sort gains little past 512 MB, and all jobs of one stage together stay within 1 GB."""
 TABLES_SHOWN_MAX = 5
+NOT_NULL_IN_TABLES = 180000
+"""The first version in which a table's definition may hold NOT NULL for a column that it inherits."""
 
 _MADE: LiteralString = """
 CREATE SCHEMA IF NOT EXISTS shardmig;
@@ -138,12 +141,19 @@ def _try(connection: Connection, statement: Statement) -> str | None:
     """Run one statement of the first stage; the reason, when it is optional and failed."""
     try:
         with connection.transaction():
-            connection.execute(statement.sql.encode())
+            connection.execute(_text_for(connection, statement).encode())
     except psycopg.Error as error:
         if not statement.optional or connection.broken:
             raise _failure(error, connection, statement) from error
         return _first_line(error)
     return None
+
+
+def _text_for(connection: Connection, statement: Statement) -> str:
+    """Return a statement as the target's version takes it."""
+    if statement.kind != "TABLE" or statement.table is None or connection.info.server_version >= NOT_NULL_IN_TABLES:
+        return statement.sql
+    return for_older_server(statement.sql, sql.Identifier(statement.table.schema, statement.table.name).as_string())
 
 
 def _failure(error: psycopg.Error, connection: Connection, statement: Statement) -> ShardmigError:

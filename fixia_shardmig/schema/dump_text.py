@@ -28,6 +28,11 @@ _HEADING = re.compile(r"-- TOC entry (\d+) \(class (\d+) OID (\d+)\)")
 _DEPENDENCIES = re.compile(r"-- Dependencies:((?: \d+)+)")
 _NAME = re.compile(r"-- (?:Data for )?Name: (.*); Type: ([A-Z ]+); Schema: (.*); Owner: (.*)")
 
+_NAMED = r'(?:"(?:[^"]|"")*"|\w+)'
+_INHERITED_NOT_NULL = re.compile(
+    rf"^    (?:CONSTRAINT {_NAMED} )?NOT NULL (?P<column>{_NAMED})(?: NO INHERIT)?,?\n", re.MULTILINE
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -92,3 +97,16 @@ def split_statements(text: str) -> Iterator[str]:
         if match.lastgroup == "end":
             yield text[start : match.end()].strip()
             start = match.end()
+
+
+def for_older_server(create_table: str, quoted_table: str) -> str:
+    """Return a CREATE TABLE of 18's pg_dump as older servers take it: NOT NULL of inherited columns in statements.
+
+    Such a line stands among the columns, which it is none of: `    NOT NULL id`.
+    """
+    columns = [match["column"] for match in _INHERITED_NOT_NULL.finditer(create_table)]
+    if not columns:
+        return create_table
+    shorter = _INHERITED_NOT_NULL.sub("", create_table).replace(",\n)\n", "\n)\n", 1)
+    alter = [f"ALTER TABLE ONLY {quoted_table} ALTER COLUMN {column} SET NOT NULL;" for column in columns]
+    return "\n".join([shorter, *alter])
