@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from benchmarks.servers import vacuum
 from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.postgres.sessions import insert_lsn
@@ -64,7 +65,7 @@ def seed(url: str, *, users: int) -> None:
         connection.execute(SQL_FILE.read_bytes())
         for worker in range(WORKERS):
             connection.execute("CALL bench.seed(%s, %s)", (worker, users // WORKERS))
-        connection.execute("VACUUM (FREEZE, ANALYZE)")
+    vacuum(url)
 
 
 def write(url: str, *, users: int, changes: int, moves: bool) -> Written:
@@ -72,8 +73,8 @@ def write(url: str, *, users: int, changes: int, moves: bool) -> Written:
     with ThreadPoolExecutor(WORKERS) as pool:
         for done in [pool.submit(_write, url, worker, users, changes, moves=moves) for worker in range(WORKERS)]:
             done.result()
+    vacuum(url)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("VACUUM (ANALYZE)")
         before = insert_lsn(connection)
         connection.execute(
             "INSERT INTO events SELECT %s, min(id), 'last', '{}', '2030-01-01Z' FROM users", (LAST_EVENT,)

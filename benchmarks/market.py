@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
-
 from benchmarks import ours
 from benchmarks.race import say
-from benchmarks.servers import Servers, row_counts, sizes
+from benchmarks.servers import Servers, row_counts, sizes, vacuum
 from fixia_shardmig.demo.generator import populate
 from fixia_shardmig.mapping.shard_map import Reference
 from fixia_shardmig.model.errors import ShardmigError
@@ -97,8 +95,7 @@ def market(servers: Servers, *, users: int) -> Iterator[Market]:
     say(f"a marketplace with {users:,} users is made")
     url = servers.source.create_database("market")
     populate(url, users=users)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("VACUUM (FREEZE, ANALYZE)")
+    vacuum(url)
     counts = row_counts(url)
     made = Market(servers, url, counts, *sizes(url))
     say(f"  {made.text()}")

@@ -53,10 +53,12 @@ def disable(target_url: str, name: str) -> None:
 
 def catch_up(target_url: str, name: str, *, last_event: str) -> float:
     """Enable a subscription and return the seconds until the row with this id is in `events`."""
+    query: LiteralString = "SELECT count(*) FROM events WHERE id = %s"
     with psycopg.connect(target_url, autocommit=True) as connection:
+        if _value(connection, query, last_event) != 0:
+            raise ShardmigError(f"{name} applied the backlog before it was measured", hint="was it disabled?")
         began = time.monotonic()
         connection.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(name)))
-        query = "SELECT count(*) FROM events WHERE id = %s"
         _wait(lambda: _value(connection, query, last_event) == 1, f"{name} to catch up")
         return time.monotonic() - began
 

@@ -116,6 +116,12 @@ def _count(connection: psycopg.Connection, name: str) -> int:
     return found[0] if found else 0
 
 
+def vacuum(url: str) -> None:
+    """Freeze and analyze a database, so that no scan has to write and every plan is as good as it gets."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM (FREEZE, ANALYZE)")
+
+
 def copy_schema(source_url: str, target_url: str, *, folder: Path, section: str | None = None) -> None:
     """Make a database's definitions in another one, all of them or one of pg_dump's sections."""
     wanted = ["--schema-only"] if section is None else [f"--section={section}"]

@@ -65,18 +65,25 @@ def _measure(servers: Servers, rounds: int, size: Size) -> str:
     with _waiting(servers, rounds, size) as (source_url, ready):
         written = backlog.write(source_url, users=size.users, changes=size.changes, moves=size.moves)
         work = _Work(servers, source_url, ready, written)
-        applied, *others = race(
-            [
-                Contender(OURS, work.follow),
-                Contender("subscription, one target, synchronous_commit off", lambda n: work.subscription(n, OFF)),
-                Contender("subscription, one target, synchronous_commit on", lambda n: work.subscription(n, ON)),
-                Contender("limit: received and decoded in Python, not applied", work.decode),
-                Contender("limit: pg_recvlogical to /dev/null", work.receive),
-            ],
-            rounds,
-        )
+        applied, *others = race(_contenders(work, size), rounds)
     table = markdown.comparison(Comparison(title, written.changes, "changes", present(applied), tuple(others)))
     return f"{table}\n{work.moved_rows:,} rows changed their shard with their users.\n" if size.moves else table
+
+
+def _contenders(work: _Work, size: Size) -> list[Contender]:
+    """Return who takes part; moves are nothing to those who route nothing, so one of them is enough there."""
+    always = [
+        Contender(OURS, work.follow),
+        Contender("subscription, one target, synchronous_commit off", lambda n: work.subscription(n, OFF)),
+    ]
+    if size.moves:
+        return always
+    return [
+        *always,
+        Contender("subscription, one target, synchronous_commit on", lambda n: work.subscription(n, ON)),
+        Contender("limit: received and decoded in Python, not applied", work.decode),
+        Contender("limit: pg_recvlogical to /dev/null", work.receive),
+    ]
 
 
 @contextmanager
@@ -88,14 +95,18 @@ def _waiting(servers: Servers, rounds: int, size: Size) -> Iterator[tuple[str, l
         source_url = servers.source.create_database(name)
         backlog.seed(source_url, users=size.users)
         stack.enter_context(native.publication(source_url))
-        yield source_url, [_round(servers, source_url, f"{name}{number}", stack) for number in range(rounds)]
+        yield (
+            source_url,
+            [_round(servers, source_url, f"{name}{number}", size, stack) for number in range(rounds)],
+        )
 
 
-def _round(servers: Servers, source_url: str, prefix: str, stack: ExitStack) -> Round:
+def _round(servers: Servers, source_url: str, prefix: str, size: Size, stack: ExitStack) -> Round:
+    settings, uses = ((OFF,), ()) if size.moves else ((OFF, ON), (DECODE, RECEIVE))
     return Round(
         _migration(servers, source_url, prefix, stack),
-        {setting: _subscription(servers, source_url, f"{prefix}_{setting}", setting, stack) for setting in (OFF, ON)},
-        {use: (f"{prefix}_{use}", ours.make_slot(source_url, f"{prefix}_{use}")) for use in (DECODE, RECEIVE)},
+        {setting: _subscription(servers, source_url, f"{prefix}_{setting}", setting, stack) for setting in settings},
+        {use: (f"{prefix}_{use}", ours.make_slot(source_url, f"{prefix}_{use}")) for use in uses},
     )
 
 
