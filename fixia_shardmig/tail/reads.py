@@ -48,9 +48,10 @@ def read_types(shard: ShardSession, rule: SplitByReference) -> dict[str, str | N
 
 def read_columns(shard: ShardSession, table: TailTable, key: Key, columns: tuple[str, ...]) -> Key | None:
     """Return columns of a row as it is now, or None when one is NULL or the row is not there."""
-    own = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(quoted(name)) for name in table.own.columns)
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
-        statements.as_text(columns), statements.target(table.table), own
+        statements.as_text(columns),
+        statements.target(table.table),
+        statements.equal(table.table, table.own.columns),
     )
     row = shard.connection.execute(query, key).fetchone()
     return None if row is None or None in row else tuple(row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 
 from psycopg import sql
 
@@ -27,9 +26,18 @@ def _placeholders(columns: tuple[str, ...]) -> sql.Composed:
     return sql.SQL(", ").join([sql.Placeholder()] * len(columns))
 
 
-@cache
-def _equal(columns: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(quoted(column)) for column in columns)
+def equal(table: Table, columns: tuple[str, ...]) -> sql.Composed:
+    """Return the condition that finds a row by a key; parameters are its values.
+
+    The server reads a text beside `=` as the column's type by itself, but for a composite type it does not know which.
+    """
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = %s{}").format(
+            quoted(name), sql.SQL("::{}").format(key_type(column)) if column.type_kind == "c" else sql.SQL("")
+        )
+        for name in columns
+        if (column := table.column(name))
+    )
 
 
 def insert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
@@ -64,7 +72,7 @@ def can_upsert(table: Table) -> bool:
 def update(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return an UPDATE by key; parameters are the new values, then the old key."""
     assignments = sql.SQL(", ").join(sql.SQL("{} = %s").format(quoted(column)) for column in columns)
-    return sql.SQL("UPDATE {} SET {} WHERE {}").format(target(table), assignments, _equal(table.identity_columns))
+    return sql.SQL("UPDATE {} SET {} WHERE {}").format(target(table), assignments, equal(table, table.identity_columns))
 
 
 def regenerate(table: Table, columns: tuple[str, ...]) -> sql.Composed:
@@ -81,7 +89,7 @@ def regenerate(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     ).format(
         target(table),
         same,
-        _equal(table.identity_columns),
+        equal(table, table.identity_columns),
         quoted(table.name.schema, table.name.name),
         names(all_columns),
         values,
@@ -90,7 +98,7 @@ def regenerate(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 
 def delete(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return a DELETE by the given columns."""
-    return sql.SQL("DELETE FROM {} WHERE {}").format(target(table), _equal(columns))
+    return sql.SQL("DELETE FROM {} WHERE {}").format(target(table), equal(table, columns))
 
 
 def delete_one(table: Table, columns: tuple[str, ...]) -> sql.Composed:

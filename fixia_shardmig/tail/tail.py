@@ -27,7 +27,7 @@ from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
-from fixia_shardmig.postgres.sessions import connect, quoted
+from fixia_shardmig.postgres.sessions import connect
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
 from fixia_shardmig.postgres.visibility import is_visible
@@ -163,9 +163,10 @@ class Tail:
 
     def _fetch_missing(self, table: TailTable, key: Key, columns: tuple[str, ...]) -> dict[str, str | None] | None:
         """Read left-out columns of a row on the source; a later change of them is still to come in the stream."""
-        same = sql.SQL(" AND ").join(sql.SQL("{} = %s").format(quoted(name)) for name in table.own.columns)
         query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
-            statements.as_text(columns), statements.target(table.table), same
+            statements.as_text(columns),
+            statements.target(table.table),
+            statements.equal(table.table, table.own.columns),
         )
         row = self._source.execute(query, key).fetchone()
         return dict(zip(columns, row, strict=True)) if row else None
