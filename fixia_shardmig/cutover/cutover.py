@@ -33,7 +33,7 @@ from fixia_shardmig.cutover.switch import EVIDENCE, RESUME, Run, finish, switch,
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
-from fixia_shardmig.model.errors import RefusedError, ShardmigError, StoppedError, TemporaryError
+from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, StoppedError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.catalog import read_catalog
@@ -246,6 +246,9 @@ def _check(run: Run, catalog: Catalog, drained_lsn: LSN, deadline: float) -> Cou
         raise RefusedError(
             f"the rows do not add up: {'; '.join(map(str, counts.differing))}", hint="shardmig verify --repair"
         )
+    moved = run.shard_map.moved()
+    if read_catalog(run.sides.source).fingerprint(moved) != catalog.fingerprint(moved):
+        raise DriftError("a moved table's definition changed since the gates", hint="shardmig schema diff")
     conflicts = _conflicts(run, drained_lsn, deadline)
     if conflicts:
         raise RefusedError(f"the tail counted {conflicts} conflicts", hint="shardmig verify --repair")

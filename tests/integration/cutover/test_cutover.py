@@ -15,7 +15,7 @@ from fixia_shardmig.cutover.cutover import cutover
 from fixia_shardmig.cutover.fence import FenceBlockedError, FenceKind, fence_state
 from fixia_shardmig.cutover.recover import resume_cutover
 from fixia_shardmig.cutover.result import CutoverResult
-from fixia_shardmig.model.errors import HeldError, RefusedError, ShardmigError, StoppedError
+from fixia_shardmig.model.errors import DriftError, HeldError, RefusedError, ShardmigError, StoppedError
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.sessions import session
 from tests.integration.cutover.conftest import HOMES, Arena, count, options, run
@@ -179,6 +179,13 @@ def test_conflicts_that_show_behind_the_fence_are_undone(arena: Arena) -> None:
     """What the gate saw may have changed since."""
     with pytest.raises(RefusedError, match="3 conflicts; the fence is lifted"):
         cut(arena, {"conflicts": lambda: 3})
+    assert_as_before(arena)
+
+
+def test_ddl_behind_the_gates_is_undone(arena: Arena) -> None:
+    """The fence holds writes, not ALTER TABLE: the shards would lack what the source has."""
+    with pytest.raises(DriftError, match="the source takes writes"):
+        cut(arena, {"on_drained": lambda: arena.source("ALTER TABLE users ADD later int")})
     assert_as_before(arena)
 
 
