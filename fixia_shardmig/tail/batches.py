@@ -164,7 +164,9 @@ class Batches:
 
     def _find(self, space: Keyspace, keys: list[Key]) -> list[int]:
         found = [0] * len(keys)
-        for shard, places in zip(self.shards, self._threads.map(lambda s: s.find(space, keys), self.shards), strict=True):
+        allowed = self.tables.by_root[self.tables.catalog.tables[space.table].root][0].allowed_mask
+        shards = [shard for shard in self.shards if allowed >> shard.number & 1]
+        for shard, places in zip(shards, self._threads.map(lambda s: s.find(space, keys), shards), strict=True):
             for place in places:
                 found[place] |= 1 << shard.number
         return found
