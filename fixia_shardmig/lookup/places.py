@@ -157,7 +157,8 @@ class Place:
                 check_parts(table, shape.key_columns, key)
             result = connection.execute(_query(table, shape, values), _parameters(shape, keys))
             # By the driver's names: SQLAlchemy takes `found.*` for the name of a table's only column.
-            columns = [column[0] for column in result.cursor.description or ()][1:]
+            cursor: Any = result.cursor  # a type that the two checkers read differently
+            columns = [column[0] for column in cursor.description][1:]
             return {row[0] - 1: dict(zip(columns, row[1:], strict=True)) for row in result}
 
     def _shape(self, connection: sa.Connection, table: TableName) -> Shape:

@@ -134,8 +134,9 @@ def count_queries() -> Callable[[], Any]:
         lock = threading.Lock()
 
         def note(connection: sa.Connection, *_: object) -> None:
+            driver: Any = connection.connection.driver_connection
             with lock:
-                counts[connection.connection.driver_connection.info.dbname.partition("_")[0]] += 1  # type: ignore[union-attr]
+                counts[driver.info.dbname.partition("_")[0]] += 1
 
         event.listen(sa.Engine, "before_cursor_execute", note)
         try:

@@ -89,9 +89,9 @@ def test_before_the_switch_rows_come_from_the_source(marketplace: Marketplace) -
     """The shards are not asked while the source is the writer."""
     marketplace.begin()
     user = marketplace.a_user("clients")
-    marketplace.market.run("clients", "update users set first_name = 'behind' where id = %s", user)
+    marketplace.market.run("clients", "update users set bio = 'behind' where id = %s", user)
     row = CrossShard(marketplace.router()).get("users", user)
-    assert marketplace.one("source", "select first_name from users where id = %s", user) == (row or {})["first_name"]
+    assert marketplace.one("source", "select bio from users where id = %s", user) == (row or {})["bio"]
 
 
 def test_a_reference_table_is_read_from_the_shard_with_the_journal(

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from fixia_shardmig.lookup import RowNotFoundError, Writer
+from fixia_shardmig.lookup.routes import Routes
 from fixia_shardmig.model.errors import MappingError, RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
@@ -108,7 +109,7 @@ def test_a_session_is_on_the_home_shard_and_rolls_back_what_was_not_committed(sw
     """Commit is the caller's; without it nothing stays."""
     router = switched.router()
     user = switched.a_user("clients")
-    rename = sa.text("update users set first_name = :name where id = :id")
+    rename = sa.text("update users set bio = :name where id = :id")
     with router.session_for("users", user) as session:
         assert "clients" == database_of(session)
         session.execute(rename, {"name": "Forgotten", "id": user})
@@ -116,7 +117,7 @@ def test_a_session_is_on_the_home_shard_and_rolls_back_what_was_not_committed(sw
         session.execute(rename, {"name": "Kept", "id": user})
         session.commit()
         session.execute(rename, {"name": "Forgotten", "id": user})
-    assert "Kept" == switched.one("clients", "select first_name from users where id = %s", user)
+    assert "Kept" == switched.one("clients", "select bio from users where id = %s", user)
 
 
 def test_a_session_follows_a_row_that_moved(switched: Marketplace) -> None:
@@ -220,6 +221,28 @@ def test_a_router_that_lived_before_the_switch_notices_it(marketplace: Marketpla
     assert (Writer.SHARDS, 1) == (router.route().side, router.route().routing_epoch)
     with router.session_for("users", user) as session:
         assert "clients" == database_of(session)
+
+
+def test_homes_of_an_older_routing_epoch_are_not_believed(switched: Marketplace) -> None:
+    """Pitfall 64: whatever happened between two epochs, what was remembered in the first is asked anew."""
+    router = switched.router()
+    user = switched.a_user("clients")
+    router.shard_for("users", user)
+    switched.move_user(user, "clients", "professionals")
+    assert "clients" == router.shard_for("users", user)
+    switched.market.run("shared", "update shardmig.migration set routing_epoch = routing_epoch + 1")
+    router.refresh()
+    assert "professionals" == router.shard_for("users", user)
+
+
+def test_the_journal_is_read_again_when_its_word_is_old(marketplace: Marketplace) -> None:
+    """Nobody has to tell a router of the switch."""
+    marketplace.begin()
+    marketplace.advance(*TO_SWITCHED[:3])
+    routes = Routes(lambda: marketplace.router().places.shard("shared"), "fixia", ttl_s=0.0)
+    assert Writer.SOURCE is routes.current().side
+    marketplace.advance(Phase.SWITCHED)
+    assert Writer.SHARDS is routes.current().side
 
 
 def test_during_a_rollback_rows_are_still_read_from_the_shards(switched: Marketplace) -> None:
