@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fixia_shardmig.mapping.file_model import FollowForm, TableRule
-from fixia_shardmig.mapping.paths import declared_paths, names_one_row, never_null, same_spelling
+from fixia_shardmig.mapping.paths import declared_paths, names_one_row, never_null, same_spelling, tells_equal_keys
 from fixia_shardmig.mapping.problems import Way
 from fixia_shardmig.mapping.scope import Scope
 from fixia_shardmig.mapping.shard_map import Follows, OnShard, Path, Reference, Rule, Skip
@@ -137,6 +137,11 @@ def _fit(scope: Scope, table: Table, way: Way, path: Path) -> Path:
 
 
 def _check_spelling(scope: Scope, way: Way, own: Column, to: Column, *, path: Path) -> None:
+    unclear = next((column for column in (own, to) if not tells_equal_keys(column)), None)
+    if unclear is not None:
+        message = f"equal values of {unclear.name} ({unclear.type_text}) can read differently, so it cannot be followed"
+        scope.report.at_value(way, message, hint="follow another column, or write {shard: SHARD}")
+        return
     if same_spelling(own, to, declared=path.declared):
         return
     message = f"{own.name} is {own.base_type}, but {to.name} of {path.references} is {to.base_type}"

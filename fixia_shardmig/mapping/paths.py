@@ -10,6 +10,13 @@ from fixia_shardmig.model.names import TableName
 
 _TEXTS = frozenset({"text", "varchar", "bpchar", "citext"})
 _INTEGERS = frozenset({"int2", "int4", "int8"})
+_SEVERAL_TEXTS = frozenset({"numeric", "float4", "float8", "citext", "bpchar", "interval", "jsonb", "inet"})
+"""Types in which equal values can read differently, such as 1.0 and 1.00."""
+
+_KNOWN_TO_THE_STREAM = _SEVERAL_TEXTS - {"interval", "jsonb"}
+"""Those of them whose values the tail can tell to be equal (`placement.stream.comparable`)."""
+
+_PLAIN_RANGES = frozenset({"int4", "int8", "date", "ts", "tstz"})
 
 
 def declared_paths(catalog: Catalog, name: TableName) -> tuple[Path, ...]:
@@ -34,6 +41,19 @@ def same_spelling(child: Column, parent: Column, *, declared: bool) -> bool:
     return (types <= _TEXTS and parent.base_type != "citext") or (declared and types <= _INTEGERS)
 
 
+def tells_equal_keys(column: Column) -> bool:
+    """Whether the stream, which has the texts of values alone, can tell which ones the server finds equal.
+
+    Not in collations that take several texts for one, and not where values that are spelt in several ways are inside
+    of others: in composites, which could hold any type, in arrays and ranges of such types, in jsonb.
+    """
+    if not column.collation_deterministic or column.type_kind == "c":
+        return False
+    if column.type_kind in {"r", "m"}:
+        return column.type_builtin and column.base_type.removesuffix("multirange").removesuffix("range") in _PLAIN_RANGES
+    return not {column.base_type, column.element_type} & _SEVERAL_TEXTS or column.base_type in _KNOWN_TO_THE_STREAM
+
+
 def names_one_row(parent: Table, columns: Iterable[str]) -> bool:
     """Whether values in these columns name at most one row of the parent."""
     given = set(columns)
@@ -47,7 +67,13 @@ def is_usable(catalog: Catalog, name: TableName, path: Path) -> bool:
     table, parent = catalog.tables[name], catalog.tables[path.references]
     pairs = [(table.column(own), parent.column(to)) for own, to in zip(path.columns, path.to, strict=True)]
     return names_one_row(parent, path.to) and all(
-        own and to and not own.generated and not to.generated and same_spelling(own, to, declared=path.declared)
+        own
+        and to
+        and not own.generated
+        and not to.generated
+        and same_spelling(own, to, declared=path.declared)
+        and tells_equal_keys(own)
+        and tells_equal_keys(to)
         for own, to in pairs
     )
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from fixia_shardmig.mapping.file_model import SplitByColumnForm, SplitBySqlForm, TableRule
-from fixia_shardmig.mapping.paths import declared_paths, names_one_row, same_spelling
+from fixia_shardmig.mapping.paths import declared_paths, names_one_row, same_spelling, tells_equal_keys
 from fixia_shardmig.mapping.problems import Way, closest
 from fixia_shardmig.mapping.scope import Scope
 from fixia_shardmig.mapping.shard_map import Rule, SplitByColumn, SplitByReference, SplitBySql
@@ -112,6 +112,10 @@ def _by_reference(
         path.columns == (own.name,) and path.references == parent.name
         for path in declared_paths(scope.catalog, table.name)
     )
+    if not tells_equal_keys(own) or not tells_equal_keys(to):
+        message = f"equal values of {own.name} ({own.type_text}) can read differently, so they point nowhere for certain"
+        scope.report.at_value((*at, "column"), message, hint="name a column of another type")
+        return None
     if not same_spelling(own, to, declared=declared):
         message = f"{own.name} is {own.base_type}, but {to.name} of {parent.name} is {to.base_type}"
         scope.report.at_value((*at, "column"), message, hint="name columns of the same type")
