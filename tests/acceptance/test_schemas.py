@@ -31,6 +31,7 @@ from fixia_shardmig.runner.schemas import diff_schemas
 from fixia_shardmig.runner.tailing import tail
 from fixia_shardmig.runner.verifying import verify_now
 from fixia_shardmig.verify.render import render_text
+from tests.acceptance import key_schema
 
 SCHEMAS = Path(__file__).parent / "schemas"
 SHARDS = ("north", "south", "hub")
@@ -69,10 +70,13 @@ class Case:
             run(self.source, part)
 
 
-@pytest.fixture(params=sorted(path.name for path in SCHEMAS.iterdir() if path.is_dir()))
-def folder(request: pytest.FixtureRequest) -> Path:
-    """Give the folder of each schema."""
-    return SCHEMAS / request.param
+@pytest.fixture(params=["keys", *sorted(path.name for path in SCHEMAS.iterdir() if path.is_dir())])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Give the folder of each schema; that of `keys` is written now."""
+    if request.param != "keys":
+        return SCHEMAS / request.param
+    key_schema.write(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(params=PAIRS, ids=lambda pair: f"{pair[0]}to{pair[1]}")
