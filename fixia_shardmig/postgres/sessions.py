@@ -44,12 +44,14 @@ PINNED: dict[str, str] = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
 }
 """Settings that every own session runs with: the first ones decide how a value reads as text (pitfall 48),
 `row_security` turns a silent subset into an error (53), the timeouts keep a default of the role from ending a
-long copy (18)."""
+long copy (18), and what we are told is committed has to be on disk, since the source forgets it then (37)."""
 
 
 UNREADABLE = "an unreadable URL"
