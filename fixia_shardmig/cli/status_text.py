@@ -20,7 +20,7 @@ def render_status(status: Status) -> str:
         f"phase       {migration.phase.value}; {writer_in(migration.phase).value} may write",
         f"copy        {done}/{total} chunks, {sum(t.rows for t in status.tables):,} rows, {mib(copied)}",
         "positions   " + ", ".join(f"{name} {lsn or 'none'}" for name, lsn in status.positions.items()),
-        f"lag         {_lag(status)}",
+        f"lag         {_behind(status)}",
         f"slot        {_slot(status)}",
         f"tail        {_tail(status)}",
     ]
@@ -32,7 +32,7 @@ def render_status(status: Status) -> str:
     return "\n".join(lines)
 
 
-def _lag(status: Status) -> str:
+def _behind(status: Status) -> str:
     if status.lag_bytes is None:
         return "unknown"
     seconds = f", {status.lag_s:.1f} s" if status.lag_s is not None else ""
