@@ -74,13 +74,13 @@ def field_of(column: Column, *, nullable: bool) -> Field:
 
 
 def text_sql(field: Field) -> sql.Composable:
-    """Return a column's text; where it is NULL, NULL."""
+    """Return a column's text; where it is NULL, NULL. `IS NOT NULL` would ask a composite's fields instead."""
     column = sql.Identifier("t", field.name)
     if not field.by_output:
         return sql.SQL("{}::text").format(column)
     if not field.nullable:
-        return sql.SQL("concat({})").format(column)
-    return sql.SQL("CASE WHEN {} IS NOT NULL THEN concat({}) END").format(column, column)
+        return sql.SQL("pg_catalog.concat({})").format(column)
+    return sql.SQL("CASE WHEN {} IS DISTINCT FROM NULL THEN pg_catalog.concat({}) END").format(column, column)
 
 
 def texts_sql(fields: tuple[Field, ...]) -> sql.Composable:
@@ -110,7 +110,7 @@ def _chained(fields: tuple[Field, ...]) -> sql.Composable:
     """Build f(cn, … f(c2, f(c1, seed))) as one flat list: nesting a thousand columns would exhaust Python's stack."""
     parts: list[sql.Composable] = []
     for field in reversed(fields):
-        text = sql.SQL("concat({})").format(sql.Identifier("t", field.name)) if field.by_output else text_sql(field)
+        text = sql.SQL("pg_catalog.concat({})").format(sql.Identifier("t", field.name)) if field.by_output else text_sql(field)
         filled = sql.SQL("coalesce({}, '')").format(text) if field.nullable and not field.by_output else text
         parts += [sql.SQL("hashtextextended(("), filled, sql.SQL(') COLLATE "C", ')]
     return sql.Composed([*parts, _null_seed(fields), sql.SQL(")" * len(fields))])
@@ -138,7 +138,7 @@ def _literals(fields: tuple[Field, ...]) -> sql.Composable:
     for start in range(0, len(fields), FORMAT_ARGUMENTS_MAX):
         some = fields[start : start + FORMAT_ARGUMENTS_MAX]
         columns = sql.SQL(", ").join(sql.Identifier("t", field.name) for field in some)
-        pieces.append(sql.SQL("format({}, {})").format(sql.Literal("%L," * len(some)), columns))
+        pieces.append(sql.SQL("pg_catalog.format({}, {})").format(sql.Literal("%L," * len(some)), columns))
     return sql.SQL(" || ").join(pieces)
 
 

@@ -63,6 +63,8 @@ CASES = (
     ("mood[]", "'{sad,ok}'", "'{ok,sad}'"),
     ("pair", "ROW(1,'x')", "ROW(1,NULL)"),
     ("pair", "ROW(1,'')", "ROW(1,NULL)"),
+    ("pair", "ROW(1,NULL)", "ROW(2,NULL)"),
+    ("pair", "ROW(NULL,NULL)", "NULL"),
     ("pair[]", "ARRAY[ROW(1,'x')::pair]", "ARRAY[ROW(1,'y')::pair]"),
     ("lossy", "ROW(1)", "ROW(2)"),
     ("money", "12.34", "12.35"),

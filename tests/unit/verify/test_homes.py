@@ -70,7 +70,7 @@ def test_a_reference_table_has_no_single_home() -> None:
 def test_an_expression_sees_nothing_but_its_table() -> None:
     """Its bare names cannot be mistaken for those of a joined parent."""
     source, number = _home("users", {"users": SplitBySql("lower(kind)", ("kind",), {})})
-    assert '(SELECT *, (lower(kind)) AS "shardmig split value" FROM ONLY "public"."users") AS t' == source
+    assert '(SELECT *, (lower(kind)\n) AS "shardmig split value" FROM ONLY "public"."users") AS t' == source
     assert "WHEN 'clients' THEN 1::int4" in number
 
 
