@@ -57,10 +57,8 @@ class Batches:
         )
 
     def close(self) -> None:
-        """Close all sessions."""
+        """End the threads; the sessions are their owner's to close."""
         self._threads.shutdown()
-        for shard in self.shards:
-            shard.close()
 
     @property
     def position(self) -> LSN:
@@ -125,6 +123,15 @@ class Batches:
     def replay(self, batch: Sequence[Transaction], decisions: Decisions, end: LSN) -> None:
         """Apply a recorded batch to the shards that have not committed it, deciding nothing."""
         behind = [shard for shard in self.shards if shard.position != end]
+        try:
+            self._replay_changes(behind, batch, decisions)
+            for shard in behind:
+                shard.flush()
+                shard.commit(end)
+        except psycopg.Error as error:
+            raise self._explained(error) from error
+
+    def _replay_changes(self, behind: list[ShardSession], batch: Sequence[Transaction], decisions: Decisions) -> None:
         explicit = iter([*decisions.explicit, None])
         following = next(explicit)
         number = 0
@@ -143,9 +150,6 @@ class Batches:
         while following is not None:
             self._replay_explicit(behind, following)
             following = next(explicit)
-        for shard in behind:
-            shard.flush()
-            shard.commit(end)
 
     def _replay_explicit(self, behind: list[ShardSession], explicit: Explicit) -> None:
         for shard in behind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,7 +100,6 @@ class Tail:
         self.journal = journal
         self._on_state = on_state
         self._epochs = journal.epochs()
-        self._source = connect(shard_map.source.url, "tail control")
         self._queue: deque[Item] = deque()
         self._queue_bytes = 0
         self._batch: list[Transaction] = []
@@ -110,33 +110,47 @@ class Tail:
         self._commit_time: datetime | None = None
         self._last = dict.fromkeys(("control", "state", "heartbeat", "drift", "idle"), 0.0)
         self._rate = (time.monotonic(), 0, 0.0)
-        tables = TailTables(shard_map, catalog)
-        shards = [
-            ShardSession(number, name, url=endpoint.url, catalog=catalog)
-            for number, (name, endpoint) in enumerate(shard_map.shards.items())
-        ]
+        with ExitStack() as opened:
+            self._open(opened, spool)
+            self._opened = opened.pop_all()
+        self.totals = TailTotals(self.batches.position)
+        self._is_loose = self._starts_loose()
+        self.batches.router.loose = self._is_loose
+
+    def _open(self, opened: ExitStack, spool: Path) -> None:
+        """Connect to everything; what is open when something fails is closed by the stack."""
+        url, migration = self.shard_map.source.url, self.migration
+        self._source = connect(url, "tail control")
+        opened.callback(self._source.close)
+        shards: list[ShardSession] = []
+        for number, (name, endpoint) in enumerate(self.shard_map.shards.items()):
+            shards.append(ShardSession(number, name, url=endpoint.url, catalog=self.catalog))
+            opened.callback(shards[-1].close)
         _refuse_unset(shards)
         self.batches = Batches(
-            tables, shards, journal=journal, fetch_missing=self._fetch_missing, skips=self._skips_function()
+            TailTables(self.shard_map, self.catalog),
+            shards,
+            journal=self.journal,
+            fetch_missing=self._fetch_missing,
+            skips=self._skips_function(),
         )
-        self.totals = TailTotals(self.batches.position)
+        opened.callback(self.batches.close)
         self._reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
+        opened.callback(self._reader.close)
         self._stream = Stream(
-            shard_map.source.url,
+            url,
             migration.slot,
             start=self.batches.position,
             publication=migration.publication,
             purpose=f"tail {migration.name}",
         )
-        self._is_loose = self._starts_loose()
-        self.batches.router.loose = self._is_loose
+        opened.callback(self._stream.close)
 
     def close(self) -> None:
         """Close everything; what is not applied stays in the slot."""
-        self._reader.close()
-        self._stream.close()
-        self._source.close()
-        self.batches.close()
+        for transaction in (*self._batch, *(item for item in self._queue if isinstance(item, Transaction))):
+            transaction.close()
+        self._opened.close()
 
     @property
     def consistent(self) -> bool:

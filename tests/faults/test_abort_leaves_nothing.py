@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import LiteralString
 
 import psycopg
 import pytest
 
+from fixia_shardmig.cutover.fence import raise_fence, seal_fence
+from fixia_shardmig.model.names import TableName
 from tests.fixtures.fix_faults import copy_held_at, follow, holding
 from tests.fixtures.fix_program import Running, Shop
 
@@ -74,7 +77,7 @@ PHASES: dict[str, Callable[[Shop], None]] = {
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_an_abort_leaves_source_and_shards_as_they_were(shop: Shop, phase: str) -> None:
-    """Pitfall 19: no slot, publication, trigger, origin, schema or function of ours; then a migration can begin anew."""
+    """Pitfall 19: no slot, publication, trigger, origin, schema or function of ours, and one can begin anew."""
     before = _everything(shop)
     PHASES[phase](shop)
     assert phase == shop.json("status")["phase"]
@@ -84,6 +87,35 @@ def test_an_abort_leaves_source_and_shards_as_they_were(shop: Shop, phase: str) 
     assert 400 == shop.one("source", "select count(*) from users")
     assert "shardmig plan" in shop.json("--yes", "abort")["next_steps"]
     shop.run("plan").expect(0)
+
+
+def test_an_abort_behind_the_fence_lets_the_writers_write_again(shop: Shop) -> None:
+    """A cutover that died before the switch: the fence goes with everything else, though its seal is on."""
+    before = _everything(shop)
+    _verified(shop)
+    with psycopg.connect(shop.urls["source"], autocommit=True) as source:
+        deadline = time.monotonic() + 30
+        named = {"migration": "shop", "owner": "a run that died", "deadline": deadline}
+        raise_fence(source, [TableName("public", name) for name in ("users", "orders")], expires_in_s=600, **named)
+        shop.sql("clients", "update shardmig.migration set phase = 'fenced'")
+        seal_fence(source, **named)
+        with pytest.raises(psycopg.Error, match="shop"):
+            source.execute("update users set note = 'refused'")
+    shop.run("--yes", "abort", "--drop-targets").expect(0)
+    shop.sql("source", "update users set note = 'accepted'")
+    assert before == _everything(shop)
+
+
+def test_an_abort_after_the_switch_is_refused_and_changes_nothing(shop: Shop) -> None:
+    """The shards have the writes: an abort would lose what was written since."""
+    _verified(shop)
+    shop.run("--yes", "cutover", "--max-pause", "30s").expect(0)
+    before = _everything(shop)
+    ended = shop.run("--yes", "abort", "--drop-targets").expect(4)
+    assert "the shards have the writes since the switch" in ended.cause
+    assert "shardmig status" == ended.hint
+    assert before == _everything(shop)
+    assert ("switched", "shards") == (shop.json("status")["phase"], shop.json("status")["writer"])
 
 
 def test_an_abort_without_drop_targets_keeps_the_data_and_nothing_of_ours(shop: Shop) -> None:

@@ -62,9 +62,7 @@ def small_disk(tmp_path: Path, target_cluster: Cluster) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def cramped_shop(
-    make_shop: Callable[..., Shop], target_cluster: Cluster, small_disk: SmallDisk
-) -> Iterator[Shop]:
+def cramped_shop(make_shop: Callable[..., Shop], target_cluster: Cluster, small_disk: SmallDisk) -> Iterator[Shop]:
     """Give a shop whose shard pros lives on the small disk."""
     shop = make_shop()
     name = psycopg.conninfo.conninfo_to_dict(shop.urls["pros"])["dbname"]

@@ -1,4 +1,4 @@
-"""kill -9 of copy and tail, again and again, while writers write: the oracle finds every row once, at home, unchanged."""
+"""kill -9 of copy and tail, again and again, while writers write: every row is there once, at home, unchanged."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_shards_that_no_record_joins_are_refused(migration: Migration) -> None:
     """Pitfall 7: a shard that was set back by hand is no torn batch, and guessing would lose or double."""
     migration.run(*BOTH_WAYS)
     migration.tail()
-    migration.on("north", "UPDATE shardmig.position SET applied_lsn = applied_lsn - 1000")
+    migration.on("north", "UPDATE shardmig.position SET applied_lsn = applied_lsn + 1000")
     with pytest.raises(RefusedError) as refused:
         migration.tail()
     assert "no batch record joins" in refused.value.message
