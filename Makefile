@@ -1,10 +1,12 @@
 # make test   everything a change must pass, also on a fresh machine: environment, `make check`, pytest
 # make check  the gate alone, without servers
+# make bench  speed beside peers and limits, for a quiet machine (docs/explanation/performance.md)
 # make demo   the whole story on embedded PostgreSQL, in about a minute
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format docs bench clean
@@ -40,7 +42,7 @@ docs: $(VENV)/.stamp-python
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.stamp-system
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
