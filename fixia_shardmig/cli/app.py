@@ -13,7 +13,6 @@ import rich_click as click
 from click import get_current_context
 
 from fixia_shardmig import __version__
-from fixia_shardmig.cli.group import Program
 from fixia_shardmig.cli.params import Duration, Size, Until
 from fixia_shardmig.cli.session import Session
 from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError
@@ -62,7 +61,7 @@ def _known(error: Exception) -> ShardmigError | None:
     return None
 
 
-@click.group(cls=Program, context_settings={"auto_envvar_prefix": "SHARDMIG", "help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"auto_envvar_prefix": "SHARDMIG", "help_option_names": ["-h", "--help"]})
 @click.option("-m", "--mapping", metavar="FILE", envvar="SHARDMIG_MAPPING", help="The mapping file.")
 @click.option(
     "-o",

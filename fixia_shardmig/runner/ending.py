@@ -46,7 +46,7 @@ def abort(context: Context, *, drop_targets: bool = False) -> AbortResult:
             )
         if migration is not None and migration.phase not in {Phase.FENCED, Phase.ABORTED}:
             journal.advance(migration.phase, Phase.ABORTED)
-        removed = _clear_source(context)
+        removed = _clear_source(context, begun=migration is not None)
         for name, endpoint in context.shard_map.shards.items():
             if name != context.shard_map.journal_shard:
                 removed += _clear_shard(context, endpoint.url, name, drop_targets=drop_targets)
@@ -56,13 +56,16 @@ def abort(context: Context, *, drop_targets: bool = False) -> AbortResult:
     return AbortResult(tuple(removed))
 
 
-def _clear_source(context: Context) -> list[str]:
-    """Lift the fence before anything else: nobody can write while it stands."""
+def _clear_source(context: Context, *, begun: bool) -> list[str]:
+    """Lift the fence before anything else: nobody can write while it stands.
+
+    A sealed fence only goes where a journal says that the shards do not have the writes.
+    """
     name = publication_name(context.shard_map)
     removed = []
     with session(context.shard_map.source.url, "abort") as source:
         if fence_state(source).kind is not FenceKind.NONE:
-            _lift(context, source)
+            _lift(context, source, sealed=begun)
             removed.append("source: fence lifted")
         if drop_slot(source, name):
             removed.append(f"source: replication slot {name} dropped")
@@ -71,8 +74,9 @@ def _clear_source(context: Context) -> list[str]:
     return removed
 
 
-def _lift(context: Context, source: Connection) -> None:
-    left = lift_fence(source, migration=context.shard_map.name, deadline=time.monotonic() + LIFT_S)
+def _lift(context: Context, source: Connection, *, sealed: bool) -> None:
+    name = context.shard_map.name
+    left = lift_fence(source, migration=name, sealed=sealed, deadline=time.monotonic() + LIFT_S)
     if left:
         raise TemporaryError(
             f"writers are let through again, but somebody keeps the fence's triggers on {left[0]} from being dropped",

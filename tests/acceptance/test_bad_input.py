@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from fixia_shardmig.demo.clusters import Cluster
 from tests.fixtures.fix_program import SHOP_MAPPING, Shop
@@ -56,7 +57,7 @@ def test_a_wrong_source_url_is_named_without_its_password(
 ) -> None:
     """The line says which place and what is wrong with it; 75 only where waiting may help."""
     right = shop.urls["source"]
-    parts = psycopg.conninfo.conninfo_to_dict(right)
+    parts = conninfo_to_dict(right)
     known = {"password": parts["password"], "port": parts["port"], "database": parts["dbname"]}
     shop.env["SOURCE_URL"] = right.replace(before.format(**known), after)
     assert right != shop.env["SOURCE_URL"]
@@ -87,7 +88,7 @@ def test_a_shard_with_a_wrong_password_is_a_blocker_that_names_it(shop: Shop) ->
 def test_a_journal_with_a_wrong_password_is_refused(shop: Shop) -> None:
     """Where the journal's shard lets nobody in there is nothing to begin with."""
     right = shop.urls["clients"]
-    shop.env["CLIENTS_URL"] = right.replace(str(psycopg.conninfo.conninfo_to_dict(right)["password"]), "wrong-secret")
+    shop.env["CLIENTS_URL"] = right.replace(str(conninfo_to_dict(right)["password"]), "wrong-secret")
     ended = shop.run("copy").expect(4)
     assert "the password is wrong" in ended.cause
     assert "correct the password in the URL" == ended.hint
@@ -148,7 +149,7 @@ def test_a_role_without_replication_is_refused_and_the_hint_is_the_statement(
     shop: Shop, source_cluster: Cluster
 ) -> None:
     """A role that owns its tables lacks just this; the plan passes after the hint's statement."""
-    database = str(psycopg.conninfo.conninfo_to_dict(shop.urls["source"])["dbname"])
+    database = str(conninfo_to_dict(shop.urls["source"])["dbname"])
     role = f"limited_{database}"
     with psycopg.connect(shop.urls["source"], autocommit=True) as connection:
         connection.execute(sql.SQL("create role {} login password 'limited-secret'").format(sql.Identifier(role)))
@@ -180,7 +181,8 @@ def test_a_table_without_a_key_is_refused_before_the_application_would_fail(shop
     shop.write_mapping(SHOP_MAPPING + "  visits: {follows: user_id}\n")
     ended = shop.run("copy").expect(4)
     assert "no-identity" in ended.stderr
-    shop.sql("source", ended.hint.partition(";")[0].encode())
+    with psycopg.connect(shop.urls["source"], autocommit=True) as connection:
+        connection.execute(ended.hint.partition(";")[0].encode())
     shop.run("copy").expect(0)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from docs.generate import find_group, walk
-from fixia_shardmig.cli.group import Program as Group
 from tests.fixtures.fix_program import PROGRAM, SHOP_MAPPING, Program, Shop
 
 COMMANDS = [path for path, _ in walk(find_group())]
@@ -21,7 +20,6 @@ HELP_CPU_S_MAX = 1.0
 def test_there_are_commands() -> None:
     """The list that the next tests go through is the program's own."""
     assert {("plan",), ("copy",), ("tail",), ("verify",), ("schema", "diff")} <= set(COMMANDS)
-    assert isinstance(find_group(), Group)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -39,7 +37,7 @@ def test_help_of_every_command_answers_at_once(program: Program, command: tuple[
 @pytest.mark.parametrize(
     ("arguments", "cause", "hint"),
     [
-        (["cpoy"], "no such command 'cpoy'", "shardmig --help"),
+        (["nothing"], "no such command 'nothing'", "shardmig --help"),
         (["copy", "--fast"], "no such option '--fast'", "shardmig copy --help"),
         (["schema", "appyl"], "no such command 'appyl'", "shardmig schema --help"),
         (["copy", "--jobs", "many"], "invalid value for '--jobs'", "shardmig copy --help"),
@@ -61,7 +59,7 @@ def test_a_mistake_in_the_command_line_is_a_line_a_hint_and_exit_code_2(
     assert "" == ended.stdout
 
 
-@pytest.mark.parametrize("arguments", [["cpoy"], ["copy", "--fast"], ["--fast", "copy"]])
+@pytest.mark.parametrize("arguments", [["nothing"], ["copy", "--fast"], ["--fast", "copy"]])
 @pytest.mark.parametrize("output", [["-o", "json"], ["--output=jsonl"]])
 def test_a_mistake_in_the_command_line_is_one_json_object_too(
     program: Program, arguments: list[str], output: list[str]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from tests.fixtures.fix_program import Program, Shop, password_of
 
@@ -176,9 +177,7 @@ def _every_row_of_the_journal(shop: Shop) -> str:
     with psycopg.connect(shop.urls["clients"]) as connection:
         tables = connection.execute("select tablename from pg_tables where schemaname = 'shardmig'").fetchall()
         texts = [
-            connection.execute(
-                psycopg.sql.SQL("select t::text from shardmig.{} t").format(psycopg.sql.Identifier(name))
-            ).fetchall()
+            connection.execute(sql.SQL("select t::text from shardmig.{} t").format(sql.Identifier(name))).fetchall()
             for (name,) in tables
         ]
     assert {"event", "migration", "tail_state", "ddl"} <= {name for (name,) in tables}

@@ -95,10 +95,10 @@ def test_an_abort_behind_the_fence_lets_the_writers_write_again(shop: Shop) -> N
     _verified(shop)
     with psycopg.connect(shop.urls["source"], autocommit=True) as source:
         deadline = time.monotonic() + 30
-        named = {"migration": "shop", "owner": "a run that died", "deadline": deadline}
-        raise_fence(source, [TableName("public", name) for name in ("users", "orders")], expires_in_s=600, **named)
+        tables = [TableName("public", name) for name in ("users", "orders")]
+        raise_fence(source, tables, migration="shop", owner="died", expires_in_s=600, deadline=deadline)
         shop.sql("clients", "update shardmig.migration set phase = 'fenced'")
-        seal_fence(source, **named)
+        seal_fence(source, migration="shop", owner="died", deadline=deadline)
         with pytest.raises(psycopg.Error, match="shop"):
             source.execute("update users set note = 'refused'")
     shop.run("--yes", "abort", "--drop-targets").expect(0)

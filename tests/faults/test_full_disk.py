@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from fixia_shardmig.demo.clusters import Cluster
 from tests.fixtures.fix_program import Shop
@@ -65,7 +66,7 @@ def small_disk(tmp_path: Path, target_cluster: Cluster) -> Iterator[SmallDisk]:
 def cramped_shop(make_shop: Callable[..., Shop], target_cluster: Cluster, small_disk: SmallDisk) -> Iterator[Shop]:
     """Give a shop whose shard pros lives on the small disk."""
     shop = make_shop()
-    name = psycopg.conninfo.conninfo_to_dict(shop.urls["pros"])["dbname"]
+    name = conninfo_to_dict(shop.urls["pros"])["dbname"]
     space = sql.Identifier(f"small_{name}")
     location = sql.Literal(str(small_disk.directory / "tablespace"))
     with psycopg.connect(target_cluster.url(), autocommit=True) as connection:

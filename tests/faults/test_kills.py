@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -25,20 +26,17 @@ class Market(Program):
     source: str
     shards: dict[str, str]
 
-    def chunks_done(self) -> int:
-        """Return how many chunks the journal has as done; -1 before there is a list."""
+    def has_copied(self, chunks: int) -> bool:
+        """Whether the journal has so many chunks as done."""
         with psycopg.connect(self.shards["shared"]) as journal:
             if not journal.execute("select from pg_tables where tablename = 'chunk'").rowcount:
-                return -1
-            row = journal.execute(
-                "select case when count(*) = 0 then -1 else count(done_epoch) end from shardmig.chunk"
-            ).fetchone()
-            return int(row[0]) if row else -1
+                return False
+            row = journal.execute("select count(done_epoch) from shardmig.chunk").fetchone()
+            return row is not None and row[0] >= chunks
 
-    def copied_rows_somewhere(self) -> bool:
-        """Whether a shard has committed a position since the copy, so that a tail has applied something."""
-        with psycopg.connect(self.shards["professionals"]) as shard:
-            return bool(shard.execute("select from shardmig.position").rowcount)
+    def is_past(self, lsn: str) -> bool:
+        """Whether something was applied since."""
+        return self.applied() != lsn
 
     def applied(self) -> str:
         """Return up to where the shard of the journal has applied the stream."""
@@ -77,7 +75,7 @@ def test_a_copy_killed_at_several_moments_is_resumed_under_writers_without_a_los
         market.start("copy", *SMALL_CHUNKS).wait_for("tables made").kill()
         for chunks in (1, 20):
             running = market.start("copy", "--resume", "--jobs", "1", *SMALL_CHUNKS)
-            running.wait_until(lambda chunks=chunks: market.chunks_done() >= chunks, what=f"{chunks} chunks")
+            running.wait_until(partial(market.has_copied, chunks), what=f"{chunks} chunks")
             running.kill()
         running = market.start("copy", "--resume", *SMALL_CHUNKS).wait_for("building primary keys")
         running.kill()
@@ -97,7 +95,7 @@ def test_a_tail_killed_again_and_again_applies_every_change_once(market: Market)
         for _ in range(3):
             before = market.applied()
             running = market.start("tail")
-            running.wait_until(lambda before=before: market.applied() != before, what="progress")
+            running.wait_until(partial(market.is_past, before), what="progress")
             running.kill()
         judgement = _caught_up(market, writers)
         market.run("verify").expect(0)

@@ -1,4 +1,4 @@
-"""The program's outermost group: however a run ends, it ends as a line, a hint and an exit code.
+"""The program as a whole: however a run ends, it ends as a line, a hint and an exit code.
 
 A command line that cannot be understood is told like every other error, also as JSON where that was asked for.
 """
@@ -6,32 +6,26 @@ A command line that cannot be understood is told like every other error, also as
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 import click
-import rich_click
 
+from fixia_shardmig.cli.app import cli
 from fixia_shardmig.cli.session import show_failure
-from fixia_shardmig.model.errors import Exit, MappingError, ShardmigError, StoppedError
+from fixia_shardmig.model.errors import SAME_COMMAND, Exit, MappingError, ShardmigError, StoppedError
 
 OUTPUT_VARIABLE = "SHARDMIG_OUTPUT"
 
 
-class Program(rich_click.RichGroup):
-    """The group of all commands."""
-
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]  # noqa: ANN401
-        """Run a command line and end the process with its exit code."""
-        words = list(sys.argv[1:] if args is None else args)
-        try:
-            code = super().main(words, prog_name or "shardmig", **{**extra, "standalone_mode": False})
-        except click.ClickException as error:
-            code = _failed(_usage(error), words)
-        except (click.Abort, KeyboardInterrupt):
-            code = _failed(StoppedError("stopped before anything was begun", hint="run the same command again"), words)
-        sys.exit(code if isinstance(code, int) else int(Exit.OK))
+def run(words: Sequence[str]) -> int:
+    """Run a command line and return its exit code."""
+    try:
+        code = cli.main(list(words), "shardmig", standalone_mode=False)
+    except click.ClickException as error:
+        return _failed(_usage(error), words)
+    except (click.Abort, KeyboardInterrupt):
+        return _failed(StoppedError("stopped before anything was begun", hint=SAME_COMMAND), words)
+    return code if isinstance(code, int) else int(Exit.OK)
 
 
 def _failed(error: ShardmigError, words: Sequence[str]) -> int:
