@@ -110,7 +110,11 @@ def _chained(fields: tuple[Field, ...]) -> sql.Composable:
     """Build f(cn, … f(c2, f(c1, seed))) as one flat list: nesting a thousand columns would exhaust Python's stack."""
     parts: list[sql.Composable] = []
     for field in reversed(fields):
-        text = sql.SQL("pg_catalog.concat({})").format(sql.Identifier("t", field.name)) if field.by_output else text_sql(field)
+        text = (
+            sql.SQL("pg_catalog.concat({})").format(sql.Identifier("t", field.name))
+            if field.by_output
+            else text_sql(field)
+        )
         filled = sql.SQL("coalesce({}, '')").format(text) if field.nullable and not field.by_output else text
         parts += [sql.SQL("hashtextextended(("), filled, sql.SQL(') COLLATE "C", ')]
     return sql.Composed([*parts, _null_seed(fields), sql.SQL(")" * len(fields))])

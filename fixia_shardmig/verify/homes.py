@@ -61,10 +61,13 @@ def relation(table: Table) -> sql.Composable:
 
 
 def equal(catalog: Catalog, column: Column, left: sql.Composable, right: sql.Composable) -> sql.Composable:
-    """Return `left = right` by the operator of a column's own type.
+    """Return `left = right` by the operator of the type of a column, which is on the left.
 
-    The search path is pg_catalog, where `=` on citext would silently be that of text: 'A' and 'a' apart (pitfall 50).
+    Under pg_catalog alone `=` on citext would silently be that of text: 'A' and 'a' apart (pitfall 50). A text beside a
+    char(n) would be compared as a text, blanks and all; a foreign key compares both without.
     """
+    if column.base_type == "bpchar":
+        return sql.SQL("{} = {}::bpchar").format(left, right)
     if column.type_builtin or column.type_kind != "b" or column.element_type:
         return sql.SQL("{} = {}").format(left, right)
     schemas = {name: schema for name, _, schema in catalog.extensions}

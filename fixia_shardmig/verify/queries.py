@@ -115,7 +115,7 @@ def _keyless_rows(layout: Layout, rows: HomeSql, buckets: sql.Composable) -> sql
     return sql.SQL(
         'SELECT bucket, home, ARRAY[]::text[], columns, count(*), min(shown COLLATE "C")'
         " FROM (SELECT {bucket} AS bucket, {home} AS home, {columns} AS columns,"
-        " left(json_build_object(VARIADIC ARRAY[{shown}]::text[])::text, {shown_max}) AS shown"
+        " left(pg_catalog.json_build_object(VARIADIC ARRAY[{shown}]::text[])::text, {shown_max}) AS shown"
         " FROM {source} WHERE {bucket} = ANY({buckets})) AS named GROUP BY 1, 2, 4 ORDER BY 1"
     ).format(
         bucket=_bucket(layout),

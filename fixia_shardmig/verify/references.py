@@ -79,8 +79,9 @@ def count_dangling_across(
             if path.table not in catalog.tables:
                 continue
             others = [(opened[other], catalogs[other]) for other in having if other != shard]
+            types = [_column(catalog.tables[path.table], column) for column in path.columns]
             for batch in _batches(opened[shard], catalog, path):
-                found = {key for other, its in others for key in _present(other, its, path, list(batch))}
+                found = {key for other, its in others for key in _present(other, its, path, list(batch), types)}
                 count += sum(rows for key, rows in batch.items() if key not in found)
     return count
 
@@ -113,8 +114,10 @@ def _batches(connection: Connection, catalog: Catalog, path: ReferencePath) -> I
             yield batch
 
 
-def _present(connection: Connection, catalog: Catalog, path: ReferencePath, keys: Sequence[Key]) -> Iterator[Key]:
-    """Yield those keys that a shard has. Each text is read as the type of the column it is looked for in.
+def _present(
+    connection: Connection, catalog: Catalog, path: ReferencePath, keys: Sequence[Key], referring: Sequence[Column]
+) -> Iterator[Key]:
+    """Yield those keys that a shard has. Each text is read as the type of the column that it comes from.
 
     Literals and not parameters: a column may be called `100%`.
     """
@@ -126,9 +129,9 @@ def _present(connection: Connection, catalog: Catalog, path: ReferencePath, keys
             catalog,
             column,
             sql.Identifier("p", column.name),
-            _as_type(sql.Identifier("wanted", name), column.type_text),
+            _as_type(sql.Identifier("wanted", name), own if own.type_builtin else column),
         )
-        for column, name in zip(columns, names, strict=True)
+        for column, own, name in zip(columns, referring, names, strict=True)
     )
     query = sql.SQL("SELECT {} FROM unnest({}) AS wanted({}) WHERE EXISTS (SELECT FROM {} AS p WHERE {})").format(
         sql.SQL(", ").join(sql.Identifier("wanted", name) for name in names),
@@ -140,8 +143,12 @@ def _present(connection: Connection, catalog: Catalog, path: ReferencePath, keys
     yield from connection.execute(query)
 
 
-def _as_type(value: sql.Composable, type_text: str) -> sql.Composable:
-    return sql.SQL("{}::{}").format(value, sql.SQL(type_text))  # pyright: ignore[reportArgumentType]  # as the server's format_type wrote it
+def _as_type(value: sql.Composable, column: Column) -> sql.Composable:
+    """Cast to a column's type without its length: a cast to char(2) would cut a key, and find what is not there."""
+    if column.type_builtin:
+        return sql.SQL("{}::{}").format(value, sql.Identifier("pg_catalog", column.base_type))
+    type_text = sql.SQL(column.type_text)  # pyright: ignore[reportArgumentType]  # as the server's format_type wrote it
+    return sql.SQL("{}::{}").format(value, type_text)
 
 
 def _column(table: Table, name: str) -> Column:

@@ -8,11 +8,11 @@ security would hide rows (`row_security` is off in every own session: an error a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import LiteralString, Self
 
 import psycopg
 from psycopg import errors, sql
@@ -23,6 +23,8 @@ from fixia_shardmig.postgres.sessions import Connection, connect, describe, scal
 
 NEXT_COMMAND = "shardmig verify"
 CANCEL_TIMEOUT_S = 5.0
+
+_SET_PATH: LiteralString = "SELECT set_config('search_path', %s, false)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class SnapshotSessions:
         self._ref = ref
         self._place = place
         self._snapshot_name = ref.snapshot_name
+        self._search_path = ""
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._all: list[Connection] = []
@@ -70,6 +73,15 @@ class SnapshotSessions:
             raise self._explained(error, doing) from error
         self._idle.append(connection)
 
+    def look_in(self, schemas: Iterable[str]) -> None:
+        """Let the operators of some schemas be found after pg_catalog's, in sessions that are idle or new (pitfall 50).
+
+        To be called when catalogs are read and nobody has a session: from now on type names may come without schema.
+        """
+        self._search_path = ", ".join(map(_quoted, dict.fromkeys(["pg_catalog", *schemas])))
+        for connection in self._idle:
+            connection.execute(_SET_PATH, (self._search_path,))
+
     def cancel(self) -> None:
         """End what runs in any session now, so that its thread comes back with an error."""
         for connection in tuple(self._all):
@@ -89,6 +101,8 @@ class SnapshotSessions:
             else:
                 name = sql.Literal(self._snapshot_name)
                 connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
+            if self._search_path:
+                connection.execute(_SET_PATH, (self._search_path,))
             return connection
 
     def _explained(self, error: psycopg.Error, doing: str) -> ShardmigError:
@@ -102,3 +116,7 @@ class SnapshotSessions:
         if isinstance(error, errors.UndefinedObject | errors.InvalidParameterValue) and "snapshot" in str(error):
             return RefusedError(f"{where}: the snapshot to compare at is gone", hint=f"run again: {NEXT_COMMAND}")
         return as_shardmig_error(error, self._ref.url, doing=f"{self._place}: {doing}", next_command=NEXT_COMMAND)
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string()

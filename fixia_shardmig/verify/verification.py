@@ -131,6 +131,8 @@ def verify(  # noqa: PLR0913  one call with names is clearer than an object of o
         workers = Workers(jobs, stop or threading.Event(), partial(_cancel, sessions.values()))
         sides = _sides(sessions, workers)
         check_definitions(catalog, sides[SOURCE].catalog, chosen)
+        for side in sides.values():
+            side.sessions.look_in(schema for _, _, schema in side.catalog.extensions)
         comparison = _Comparison(shard_map, sides, workers, on_progress or (lambda _: None))
         return comparison.run(chosen, at_lsn, started)
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from fixia_shardmig.mapping.shard_map import Follows, OnShard, Path, Rule, SplitByColumn
+from fixia_shardmig.mapping.shard_map import Follows, OnShard, Path, Rule, SplitByColumn, SplitBySql
 from fixia_shardmig.model.errors import RefusedError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
@@ -187,6 +187,70 @@ def test_followed_citext_keys_meet_as_the_type_says(world: World) -> None:
     result = world.compare({"u": SplitByColumn("kind", HOMES), "s": Follows((path,))})
     assert result.equal
     assert [0] == [reference.source_dangling for reference in result.references]
+
+
+def test_an_expression_compares_an_extensions_type_as_the_application_does(world: World) -> None:
+    """Pitfall 50: `=` in the mapping's own SQL is citext's, also where the extension is not in public."""
+    world.everywhere(
+        'CREATE SCHEMA "Ext"; CREATE EXTENSION citext SCHEMA "Ext";'
+        'CREATE TABLE u (id int PRIMARY KEY, mail "Ext".citext); CREATE TABLE s (id int PRIMARY KEY, owner int)'
+    )
+    for side, rows in {"professionals": ("BOSS@x", 1), "clients": ("ann@x", 2)}.items():
+        for place in ("source", side):
+            world.run(place, "INSERT INTO u VALUES ({1}, '{0}'); INSERT INTO s VALUES ({1}, {1})".format(*rows))
+    expression = "CASE WHEN mail = 'boss@X' THEN 'professionals' ELSE 'clients' END"
+    path = Path(("owner",), TableName.parse("u"), ("id",), declared=False)
+    rules: dict[str, Rule] = {"u": SplitBySql(expression, ("mail",), {}), "s": Follows((path,))}
+    assert [] == world.differences(rules)
+
+
+def test_a_domain_over_an_extensions_type_meets_as_that_type_says(world: World) -> None:
+    """Pitfall 50: whatever a domain is called, its keys are compared as the type under it."""
+    world.everywhere(
+        "CREATE EXTENSION citext; CREATE DOMAIN mail AS citext; CREATE TABLE u (id mail PRIMARY KEY, kind text);"
+        "CREATE TABLE s (id int PRIMARY KEY, owner mail)"
+    )
+    for side in ("source", "clients"):
+        world.run(side, "INSERT INTO u VALUES ('Ann', 'c'); INSERT INTO s VALUES (1, 'aNN')")
+    path = Path(("owner",), TableName.parse("u"), ("id",), declared=False)
+    assert [] == world.differences({"u": SplitByColumn("kind", HOMES), "s": Follows((path,))})
+
+
+def test_a_text_meets_a_padded_key_as_its_foreign_key_does(world: World) -> None:
+    """Pitfall 50: 'ab  ' references the char(4) 'ab', though as texts they are two."""
+    world.everywhere(
+        "CREATE TABLE u (id char(4) PRIMARY KEY, kind text);"
+        "CREATE TABLE s (id int PRIMARY KEY, owner text REFERENCES u, other varchar REFERENCES u)"
+    )
+    for side in ("source", "clients"):
+        world.run(side, "INSERT INTO u VALUES ('ab', 'c'); INSERT INTO s VALUES (1, 'ab  ', NULL), (2, NULL, 'ab ')")
+    paths = tuple(Path((column,), TableName.parse("u"), ("id",), declared=True) for column in ("owner", "other"))
+    result = world.compare({"u": SplitByColumn("kind", HOMES), "s": Follows(paths)})
+    assert result.equal
+    assert [0, 0] == [reference.source_dangling for reference in result.references]
+
+
+def test_a_key_that_is_looked_for_on_another_shard_is_neither_cut_nor_out_of_range(world: World) -> None:
+    """Pitfall 50: 'abc' is not the char(2) 'ab', and no int4 is as large as an int8."""
+    world.everywhere(
+        "CREATE TABLE u (id char(2) PRIMARY KEY, number int UNIQUE NOT NULL);"
+        "CREATE TABLE s (id int PRIMARY KEY, owner text, number int8)"
+    )
+    for side in ("source", "shared"):
+        world.run(side, "INSERT INTO u VALUES ('ab', 1)")
+    rows = "INSERT INTO s VALUES (1, 'ab ', 1), (2, 'abc', 5000000000)"
+    for side in ("source", "clients"):
+        world.run(side, rows)
+    world.run("clients", "INSERT INTO s VALUES (3, 'ab', 1)")  # tables that differ are counted, not implied
+    users = TableName.parse("u")
+    owner, number = (
+        Path((column,), users, (to,), declared=False) for column, to in (("owner", "id"), ("number", "number"))
+    )
+    result = world.compare({"u": OnShard("shared"), "s": Follows((owner, number), otherwise="clients")})
+    found = {
+        reference.columns: (reference.source_dangling, reference.shards_dangling) for reference in result.references
+    }
+    assert {("owner",): (1, 1), ("number",): (1, 1)} == found
 
 
 def test_row_security_is_an_error_and_not_a_subset(world: World) -> None:

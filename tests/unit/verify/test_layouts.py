@@ -98,7 +98,9 @@ def test_char_and_foreign_types_are_read_by_their_output() -> None:
     """Pitfall 50: `::text` cuts a char(n)'s blanks, and an extension's cast may be anything."""
     char = field_of(column("c", base_type="bpchar"), nullable=True)
     hstore = field_of(column("c", base_type="hstore", type_builtin=False), nullable=False)
-    assert 'CASE WHEN "t"."c" IS DISTINCT FROM NULL THEN pg_catalog.concat("t"."c") END' == text_sql(char).as_string(None)
+    assert 'CASE WHEN "t"."c" IS DISTINCT FROM NULL THEN pg_catalog.concat("t"."c") END' == text_sql(char).as_string(
+        None
+    )
     assert 'pg_catalog.concat("t"."c")' == text_sql(hstore).as_string(None)
     assert '"t"."c"::text' == text_sql(field_of(column("c"), nullable=True)).as_string(None)
 
