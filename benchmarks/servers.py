@@ -6,6 +6,7 @@ is gone at the end, however the run ends.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from psycopg import sql
 from benchmarks.processes import libpq_environment, run_program
 from fixia_shardmig.demo.clusters import Cluster, find_binaries
 from fixia_shardmig.model.errors import RefusedError
+from fixia_shardmig.runner.context import SPOOL_VARIABLE
 
 MAJOR = 15
 """The newest version that Debian 12's pgcopydb and its client programs know."""
@@ -76,6 +78,7 @@ def servers(jobs: int) -> Iterator[Servers]:
     with tempfile.TemporaryDirectory(prefix="shardmig-bench-", ignore_cleanup_errors=True) as folder:
         place = Path(folder)
         place.chmod(0o755)  # the servers run as another user where we are root
+        os.environ[SPOOL_VARIABLE] = folder  # also for the processes that are measured
         with (
             Cluster.create(place / "source", major=MAJOR, settings=settings_of(jobs)) as source,
             Cluster.create(place / "target", major=MAJOR, settings=settings_of(jobs)) as target,
