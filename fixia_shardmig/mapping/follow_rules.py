@@ -142,7 +142,7 @@ def _check_spelling(scope: Scope, way: Way, own: Column, to: Column, *, path: Pa
         message = f"equal values of {unclear.name} ({unclear.type_text}) can read differently, so it cannot be followed"
         scope.report.at_value(way, message, hint="follow another column, or write {shard: SHARD}")
         return
-    if same_spelling(own, to, declared=path.declared):
+    if same_spelling(own, to):
         return
     message = f"{own.name} is {own.base_type}, but {to.name} of {path.references} is {to.base_type}"
     scope.report.at_value(way, message, hint="follow a column of the same type, or change its type on the source")

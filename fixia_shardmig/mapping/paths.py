@@ -29,16 +29,16 @@ def declared_paths(catalog: Catalog, name: TableName) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def same_spelling(child: Column, parent: Column, *, declared: bool) -> bool:
+def same_spelling(child: Column, parent: Column) -> bool:
     """Whether equal keys read the same in both columns.
 
     Texts do whatever their length, but only a citext points to a citext: `=` compares a text with it as a text, which
-    tells `A` and `a` apart. Integers of different width do only where a foreign key says that they belong together.
+    tells `A` and `a` apart. Integers do, whatever their width.
     """
     types = {child.base_type, parent.base_type}
     if len(types) == 1:
         return True
-    return (types <= _TEXTS and parent.base_type != "citext") or (declared and types <= _INTEGERS)
+    return (types <= _TEXTS and parent.base_type != "citext") or types <= _INTEGERS
 
 
 def tells_equal_keys(column: Column) -> bool:
@@ -71,7 +71,7 @@ def is_usable(catalog: Catalog, name: TableName, path: Path) -> bool:
         and to
         and not own.generated
         and not to.generated
-        and same_spelling(own, to, declared=path.declared)
+        and same_spelling(own, to)
         and tells_equal_keys(own)
         and tells_equal_keys(to)
         for own, to in pairs

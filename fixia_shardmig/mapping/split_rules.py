@@ -108,15 +108,11 @@ def _by_reference(
     to = _referenced_column(scope, table, at, form, parent=parent)
     if own is None or to is None or value is None:
         return None
-    declared = any(
-        path.columns == (own.name,) and path.references == parent.name
-        for path in declared_paths(scope.catalog, table.name)
-    )
     if not tells_equal_keys(own) or not tells_equal_keys(to):
         message = f"equal values of {own.name} ({own.type_text}) can read differently, so they point nowhere for certain"
         scope.report.at_value((*at, "column"), message, hint="name a column of another type")
         return None
-    if not same_spelling(own, to, declared=declared):
+    if not same_spelling(own, to):
         message = f"{own.name} is {own.base_type}, but {to.name} of {parent.name} is {to.base_type}"
         scope.report.at_value((*at, "column"), message, hint="name columns of the same type")
     return SplitByReference(own.name, parent.name, to.name, value.name, dict(homes), entry.otherwise)

@@ -72,7 +72,7 @@ def read_key(shard: ShardSession, table: TailTable, ctid: str) -> dict[str, str 
 def has_equal_row(shard: ShardSession, plan: RelationPlan, values: tuple[str | None, ...]) -> bool:
     """Whether a shard has a row that is equal in every column."""
     query = sql.SQL("SELECT 1 FROM {} WHERE {} LIMIT 1").format(
-        statements.target(plan.table.table), statements.equal_texts(plan.columns)
+        statements.target(plan.table.table), statements.equal_texts(plan.table.table, plan.columns)
     )
     return shard.connection.execute(query, values).fetchone() is not None
 

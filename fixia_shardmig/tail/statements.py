@@ -9,6 +9,7 @@ from psycopg import sql
 from fixia_shardmig.model.catalog import Column, Table
 from fixia_shardmig.postgres.sessions import quoted
 
+_INTEGERS = frozenset({"int2", "int4", "int8"})
 _UNPADDED = {"bpchar": "bpchar", "bit": "varbit"}
 
 
@@ -104,17 +105,18 @@ def delete(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 def delete_one(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return a DELETE of one among equal rows. Values are compared as text: json, xml and point have no `=`."""
     return sql.SQL("DELETE FROM {0} WHERE ctid = (SELECT ctid FROM {0} WHERE {1} LIMIT 1)").format(
-        target(table), equal_texts(columns)
+        target(table), equal_texts(table, columns)
     )
 
 
-def equal_texts(columns: tuple[str, ...]) -> sql.Composed:
+def equal_texts(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return a condition that finds rows by all their values, true where there are no columns.
 
-    Byte by byte: under the collation of a column two rows can be equal that are not the same.
+    Byte by byte: under the collation of a column two rows can be equal that are not the same. A parameter becomes its
+    type's before it is compared, since a session writes a regclass as its own search_path has it.
     """
-    one = sql.SQL('{}::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM %s')
-    same = [one.format(quoted(column)) for column in columns]
+    one = sql.SQL('{}::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM %s::{}::text')
+    same = [one.format(quoted(name), key_type(column)) for name in columns if (column := table.column(name))]
     return sql.SQL(" AND ").join([*same, sql.SQL("true")])
 
 
@@ -148,6 +150,11 @@ def wanted_keys(columns: tuple[Column, ...]) -> sql.Composed:
 def matches_wanted(alias: str, columns: tuple[Column, ...]) -> sql.Composed:
     """Return the condition that joins a table's columns with `wanted_keys`."""
     return sql.SQL(" AND ").join(
-        sql.SQL("{} = u.{}::{}").format(quoted(alias, column.name), quoted(f"c{at}"), key_type(column))
+        sql.SQL("{} = u.{}::{}").format(quoted(alias, column.name), quoted(f"c{at}"), _wanted_type(column))
         for at, column in enumerate(columns)
     )
+
+
+def _wanted_type(column: Column) -> sql.SQL:
+    """Return the type to look a key up by: an integer may be wanted that is too large for the column to have it."""
+    return sql.SQL("int8") if column.base_type in _INTEGERS else key_type(column)

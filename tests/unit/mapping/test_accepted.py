@@ -121,13 +121,14 @@ def test_a_table_may_reference_itself_as_long_as_another_column_decides(tmp_path
     assert order.index(users) < order.index(offers)
 
 
-def test_texts_of_any_length_and_declared_integers_of_any_width_agree(tmp_path: Path) -> None:
-    """A varchar and a citext follow a text, and a declared int8 follows an int4: equal keys read the same."""
+def test_texts_of_any_length_and_integers_of_any_width_agree(tmp_path: Path) -> None:
+    """A varchar and a citext follow a text, an int8 and an int2 follow an int4: equal keys read the same."""
     source = catalog(
         table("users", "id text!", "no int4!", "kind text!", indexes=[index("no")]),
         table("a", "id text!", "user_id varchar!"),
         table("c", "id text!", "user_id citext!"),
         table("b", "id text!", "user_no int8!"),
+        table("d", "id text!", "user_no int2!"),
         keys=["b(user_no) -> users(no)"],
     )
     text = """\
@@ -136,8 +137,26 @@ def test_texts_of_any_length_and_declared_integers_of_any_width_agree(tmp_path: 
           a: {follows: {columns: [user_id], references: users, to: [id]}}
           c: {follows: {columns: [user_id], references: users, to: [id]}}
           b: {follows: user_no}
+          d: {follows: {columns: [user_no], references: users, to: [no]}}
         """
-    assert len(checked(tmp_path, text, source).tables) == 4
+    assert len(checked(tmp_path, text, source).tables) == 5
+
+
+@pytest.mark.parametrize("column", ["interval", "jsonb"])
+def test_a_key_with_several_texts_for_one_value_is_not_followed(tmp_path: Path, column: str) -> None:
+    """The stream shows texts alone, so a child that spells its parent's key otherwise would be taken for a stranger."""
+    source = catalog(
+        table("users", f"id {column}!", "kind text!"),
+        table("logs", "id text!", f"user_id {column}!"),
+        keys=["logs(user_id) -> users(id)"],
+    )
+    text = """\
+        tables:
+          users: {split_by: kind, homes: {x: pros}}
+          logs: {follows: user_id}
+        """
+    with pytest.raises(MappingProblems, match="can read differently, so it cannot be followed"):
+        checked(tmp_path, text, source)
 
 
 @pytest.mark.parametrize("fault", [{"partial": True}, {"valid": False}])
