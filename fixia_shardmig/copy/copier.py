@@ -29,9 +29,7 @@ class CopyTotals:
 
 def local_executor(jobs: int) -> Executor:
     """Return worker processes on this host; they start fresh, since a forked libpq session is nobody's."""
-    return ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
-    )
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
 
 
 def copy_chunks(

@@ -50,7 +50,7 @@ def chunk_task(
 
 
 def _copy_out(chunk: Chunk, leaf: Table, *, shard_map: ShardMap, catalog: Catalog, routed: bool) -> sql.Composed:
-    columns = [sql.Identifier("t", column.name) for column in leaf.copied_columns]
+    columns: list[sql.Composable] = [sql.Identifier("t", column.name) for column in leaf.copied_columns]
     joins: sql.Composable = sql.SQL("")
     if routed:
         home = home_sql(shard_map, catalog, leaf.root, "t")
@@ -62,8 +62,8 @@ def _copy_out(chunk: Chunk, leaf: Table, *, shard_map: ShardMap, catalog: Catalo
         place = sql.SQL("(CASE {} {} ELSE {} END)::int2").format(
             home.expression, sql.SQL(" ").join(arms), sql.Literal(NO_HOME)
         )
-        columns.insert(0, place)  # type: ignore[arg-type]
-    upper = sql.SQL("")
+        columns.insert(0, place)
+    upper: sql.Composable = sql.SQL("")
     if chunk.end_page is not None:
         upper = sql.SQL(" AND t.ctid < {}::tid").format(sql.Literal(f"({chunk.end_page},0)"))
     return sql.SQL("COPY (SELECT {} FROM ONLY {} AS t{} WHERE t.ctid >= {}::tid{}) TO STDOUT ({})").format(

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -27,6 +28,7 @@ SEND_BYTES = 64 * 1024
 NO_HOME = -1
 _HOME_FIELD_BYTES = 6
 PR_SET_PDEATHSIG = 1
+RESUME = "shardmig copy --resume"
 TRIES = 4
 RETRY_WAIT_S_MAX = 8.0
 """A server that restarts is back within these tries; the snapshot lasts as long as its holder's session does."""
@@ -53,7 +55,8 @@ class ShardWrite:
 class ChunkTask:
     """One chunk to copy. With `routed`, the first field of each row is the home's place in `writes`.
 
-    `search_path` is the one under which `copy_out` says what placement means, extension types too.
+    `search_path` is the one under which `copy_out` says what placement means, extension types too; the shards read what
+    it wrote under the same one, since a regclass leaves out a schema that is in it.
     """
 
     chunk_id: int
@@ -98,28 +101,39 @@ def prepare_worker() -> None:
     reraise=True,
 )
 def copy_chunk(task: ChunkTask) -> ChunkResult:
-    """Copy a chunk to all its shards. Every shard's rows and checkpoint commit together; done shards are skipped."""
-    source = _source(task)
-    sinks = [_Sink(write, task) for write in task.writes]
+    """Copy a chunk to all its shards. Every shard's rows and checkpoint commit together; done shards are skipped.
+
+    After a failure no session that took part is used again: each could be within a transaction that failed.
+    """
     try:
-        return _pump(source, sinks, task)
+        source = _source(task)
+        return _pump(source, [_Sink(write, task) for write in task.writes], task)
     except BaseException as error:
-        for sink in sinks:
-            sink.abandon()
-        _sources.pop((task.source_url, task.snapshot)).close()
+        _close_sessions(task)
         if isinstance(error, psycopg.Error):
-            raise as_shardmig_error(
-                error, task.source_url, doing=f"copying {task.table}", next_command="shardmig copy --resume"
-            ) from error
+            doing = f"copying {task.table}"
+            raise as_shardmig_error(error, task.source_url, doing=doing, next_command=RESUME) from error
         raise
 
 
+def _close_sessions(task: ChunkTask) -> None:
+    """Close this process's sessions of a task; the servers roll back."""
+    _close_sources(task.source_url)
+    for write in task.writes:
+        if write.url in _targets:
+            _targets.pop(write.url).close()
+
+
 def _source(task: ChunkTask) -> Connection:
-    """Return this process's session that reads under the task's snapshot."""
+    """Return this process's session that reads under the task's snapshot.
+
+    One under an earlier snapshot is closed: its transaction would hold vacuum back on the source.
+    """
     key = (task.source_url, task.snapshot)
     found = _sources.get(key)
     if found and is_open(found):
         return found
+    _close_sources(task.source_url)
     connection = connect(task.source_url, "copy reader", autocommit=True)
     try:
         connection.execute("SELECT set_config('search_path', %s, false)", (task.search_path,))
@@ -129,13 +143,18 @@ def _source(task: ChunkTask) -> Connection:
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise TemporaryError(
                 f"the copy's snapshot {task.snapshot} is gone",
-                hint="shardmig copy --resume goes on under a new snapshot",
+                hint=f"{RESUME} goes on under a new snapshot",
             )
     except BaseException:
         connection.close()
         raise
     _sources[key] = connection
     return connection
+
+
+def _close_sources(url: str) -> None:
+    for key in [key for key in _sources if key[0] == url]:
+        _sources.pop(key).close()
 
 
 def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask) -> ChunkResult:
@@ -187,9 +206,9 @@ def _copy_out(source: Connection, query: str) -> Iterator[bytes]:
         if size <= 0:
             break
         yield bytes(data)
-    result = pgconn.get_result()
-    if result is not None and result.status != pq.ExecStatus.COMMAND_OK:
-        raise psycopg.errors.error_from_result(result, encoding="utf-8")
+    end = pgconn.get_result()
+    if end is not None and end.status != pq.ExecStatus.COMMAND_OK:
+        raise psycopg.errors.error_from_result(end, encoding="utf-8")
     while pgconn.get_result() is not None:
         pass
 
@@ -201,6 +220,7 @@ class _Sink:
         self.write = write
         self.task = task
         self.rows = 0
+        self._session: Connection | None = None
         self._buffer: list[bytes] = []
         self._size = 0
         self._open = False
@@ -221,34 +241,32 @@ class _Sink:
         self._flush()
         if self._done:
             return
-        connection = self._connection()
-        pgconn = connection.pgconn
+        with self._naming_shard():
+            self._end_copy()
+            for statement in self.write.after:
+                self._execute(statement)
+            self._connection().execute(
+                "INSERT INTO shardmig.copied_chunk (chunk_id, snapshot_epoch, rows) VALUES (%s, %s, %s)"
+                " ON CONFLICT (chunk_id) DO UPDATE SET snapshot_epoch = excluded.snapshot_epoch, rows = excluded.rows",
+                (self.task.chunk_id, self.task.epoch, self.rows),
+            )
+            self._execute("COMMIT")
+        self._open = False
+
+    def _end_copy(self) -> None:
+        pgconn = self._connection().pgconn
         if self.task.binary:
             pgconn.put_copy_data(BINARY_TRAILER)
         pgconn.put_copy_end()
         self._check(pgconn.get_result())
         while pgconn.get_result() is not None:
             pass
-        for statement in self.write.after:
-            self._execute(statement)
-        connection.execute(
-            "INSERT INTO shardmig.copied_chunk (chunk_id, snapshot_epoch, rows) VALUES (%s, %s, %s)"
-            " ON CONFLICT (chunk_id) DO UPDATE SET snapshot_epoch = excluded.snapshot_epoch, rows = excluded.rows",
-            (self.task.chunk_id, self.task.epoch, self.rows),
-        )
-        self._execute("COMMIT")
-        self._open = False
-
-    def abandon(self) -> None:
-        """Drop the session; the server rolls back."""
-        connection = _targets.pop(self.write.url, None)
-        if connection is not None:
-            connection.close()
 
     def _flush(self) -> None:
         self._begin()
         if self._buffer and not self._done:
-            self._connection().pgconn.put_copy_data(b"".join(self._buffer))
+            with self._naming_shard():
+                self._connection().pgconn.put_copy_data(b"".join(self._buffer))
         self._buffer.clear()
         self._size = 0
 
@@ -256,38 +274,51 @@ class _Sink:
         if self._open:
             return
         self._open = True
-        connection = self._connection()
-        done = connection.execute(
-            "SELECT 1 FROM shardmig.copied_chunk WHERE chunk_id = %s AND snapshot_epoch = %s",
-            (self.task.chunk_id, self.task.epoch),
-        ).fetchone()
-        self._done = done is not None
-        if self._done:
-            return
-        self._execute("BEGIN")
-        for statement in self.write.before:
-            self._execute(statement)
-        self._check(connection.pgconn.exec_(self.write.copy_in.encode()), pq.ExecStatus.COPY_IN)
-        if self.task.binary:
-            connection.pgconn.put_copy_data(BINARY_HEADER)
+        with self._naming_shard():
+            connection = self._connection()
+            done = connection.execute(
+                "SELECT 1 FROM shardmig.copied_chunk WHERE chunk_id = %s AND snapshot_epoch = %s",
+                (self.task.chunk_id, self.task.epoch),
+            ).fetchone()
+            self._done = done is not None
+            if self._done:
+                return
+            self._execute("BEGIN")
+            for statement in self.write.before:
+                self._execute(statement)
+            self._check(connection.pgconn.exec_(self.write.copy_in.encode()), pq.ExecStatus.COPY_IN)
+            if self.task.binary:
+                connection.pgconn.put_copy_data(BINARY_HEADER)
 
     def _execute(self, statement: str) -> None:
         self._check(self._connection().pgconn.exec_(statement.encode()))
 
     def _check(self, result: pq.abc.PGresult | None, wanted: pq.ExecStatus = pq.ExecStatus.COMMAND_OK) -> None:
         if result is None or result.status != wanted:
-            error = psycopg.errors.error_from_result(result, encoding="utf-8") if result else psycopg.OperationalError()
-            raise as_shardmig_error(
-                error,
-                self.write.url,
-                doing=f"copying {self.task.table} to shard {self.write.shard}",
-                next_command="shardmig copy --resume",
-            )
+            raise psycopg.errors.error_from_result(result, encoding="utf-8") if result else psycopg.OperationalError()
+
+    @contextmanager
+    def _naming_shard(self) -> Iterator[None]:
+        """Turn a server's error into one that names this shard, and not the source that is read meanwhile."""
+        try:
+            yield
+        except psycopg.Error as error:
+            doing = f"copying {self.task.table} to shard {self.write.shard}"
+            raise as_shardmig_error(error, self.write.url, doing=doing, next_command=RESUME) from error
 
     def _connection(self) -> Connection:
+        """Return the sink's one session: a new one in the middle would commit the checkpoint without the rows."""
+        if self._session is None:
+            self._session = self._kept_or_new()
+        return self._session
+
+    def _kept_or_new(self) -> Connection:
         found = _targets.get(self.write.url)
         if found is None or not is_open(found):
             found = connect(self.write.url, f"copy writer {self.write.shard}")
-            found.execute("SELECT set_config('session_replication_role', 'replica', false)")
+            found.execute(
+                "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false)",
+                (self.task.search_path,),
+            )
             _targets[self.write.url] = found
         return found
