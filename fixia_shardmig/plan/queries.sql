@@ -102,6 +102,10 @@ SELECT DISTINCT r.rolname::text AS name FROM (
     SELECT unnest(polroles) FROM pg_policy
 ) AS used JOIN pg_roles r ON r.oid = used.role ORDER BY 1
 
+-- name: policy_roles
+-- Returns the roles that policies of the user's tables are for.
+SELECT DISTINCT r.rolname::text AS name FROM pg_policy p JOIN pg_roles r ON r.oid = ANY (p.polroles) ORDER BY 1
+
 -- name: index_bytes
 -- Returns the size of all indexes of the given tables (by OID).
 SELECT coalesce(sum(pg_indexes_size(oid)), 0)::int8 AS bytes FROM unnest(%(oids)s::oid[]) AS oid

@@ -203,8 +203,17 @@ def extensions(look: Look) -> Iterator[Finding]:
 def roles(look: Look) -> Iterator[Finding]:
     """Find roles that own or use the source's tables and do not exist on a shard."""
     wanted = {one.name for one in rows(look.source, "roles")}
+    of_policies = {one.name for one in rows(look.source, "policy_roles")}
     for shard, connection in look.reached():
-        missing = sorted(wanted - {one.name for one in rows(connection, "existing_roles")})
+        existing = {one.name for one in rows(connection, "existing_roles")}
+        missing = sorted(wanted - existing - of_policies)
+        for name in sorted(of_policies - existing):
+            yield Finding(
+                "target-policy-role-missing",
+                Severity.BLOCKER,
+                f"the shard {shard} has no role {name}, which policies are for: they are never left out",
+                f"CREATE ROLE {ident(name)} … on that server",
+            )
         if missing:
             yield Finding(
                 "target-role-missing",

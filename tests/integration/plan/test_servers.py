@@ -206,6 +206,17 @@ def test_roles_that_a_shard_lacks_are_named(
     assert "has no role app_owner, app_reader" in missing[0].message
 
 
+def test_a_role_of_a_policy_that_a_shard_lacks_is_a_blocker(
+    new_cluster: Callable[..., Cluster], split_of: Callable[..., Split], shard_urls: dict[str, str]
+) -> None:
+    """A policy cannot be made without its role, and one that is left out may let too much be seen."""
+    ddl = "CREATE ROLE auditor; CREATE POLICY own ON users AS RESTRICTIVE TO auditor USING (false);"
+    split = split_of(new_cluster().create_database("s"), shard_urls, USERS, USERS_DDL + ddl)
+    found = [finding for finding in plan_of(split).findings if finding.code == "target-policy-role-missing"]
+    assert ["blocker"] * 3 == [finding.severity.value for finding in found]
+    assert "auditor" in found[0].message
+
+
 def test_data_in_tables_of_extensions_is_named(
     new_cluster: Callable[..., Cluster], split_of: Callable[..., Split], shard_urls: dict[str, str]
 ) -> None:
