@@ -92,6 +92,9 @@ def case(
     source_cluster = clusters_by_major(before)
     target_cluster = second_newest if before == after else clusters_by_major(after)
     source = fresh_database(source_cluster, "source")
+    if (folder / "roles.sql").exists():
+        for cluster in (source_cluster, target_cluster):
+            run(cluster.url(), (folder / "roles.sql").read_text("utf-8"))
     run(source, (folder / "schema.sql").read_text("utf-8"))
     run(source, (folder / "rows.sql").read_text("utf-8"))
     return Case(folder, source, {shard: fresh_database(target_cluster, shard) for shard in SHARDS})
