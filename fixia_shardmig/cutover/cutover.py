@@ -18,7 +18,7 @@ import psycopg
 from fixia_shardmig.cutover.counts import Counts, count_rows
 from fixia_shardmig.cutover.drain import Drained, wait_applied, write_marker
 from fixia_shardmig.cutover.fence import fence_state, raise_fence, seal_fence
-from fixia_shardmig.cutover.gates import Gate, Look, all_gates
+from fixia_shardmig.cutover.gates import CONFLICTING, Gate, Look, all_gates
 from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
 from fixia_shardmig.cutover.sequences import (
@@ -243,15 +243,13 @@ def _check(run: Run, catalog: Catalog, drained_lsn: LSN, deadline: float) -> Cou
     budget_s = min(run.options.count_budget_s, max(0.0, (deadline - time.monotonic()) / 2))
     counts = count_rows(run.sides, run.shard_map, catalog, budget_s=budget_s)
     if counts.differing:
-        raise RefusedError(
-            f"the rows do not add up: {'; '.join(map(str, counts.differing))}", hint="shardmig verify --repair"
-        )
+        raise RefusedError(f"the rows do not add up: {'; '.join(map(str, counts.differing))}", hint="shardmig verify")
     moved = run.shard_map.moved()
     if read_catalog(run.sides.source).fingerprint(moved) != catalog.fingerprint(moved):
         raise DriftError("a moved table's definition changed since the gates", hint="shardmig schema diff")
     conflicts = _conflicts(run, drained_lsn, deadline)
     if conflicts:
-        raise RefusedError(f"the tail counted {conflicts} conflicts", hint="shardmig verify --repair")
+        raise RefusedError(f"the tail counted {conflicts} conflicts", hint=CONFLICTING)
     return counts
 
 

@@ -34,6 +34,10 @@ SHOWN_MAX: Final = 5
 MINUTES_FROM_S: Final = 120
 SCHEMA_DONE: Final = "done"
 
+DIFFERING: Final = "mend on the shards what shardmig verify names, or: shardmig abort --drop-targets, and begin again"
+CONFLICTING: Final = "shardmig verify; when it finds both sides equal, end shardmig tail and start it again"
+"""A tail counts from its own start, so a new one begins at none."""
+
 CUTOVER_PHASES: Final = frozenset({Phase.TAILING, Phase.VERIFIED})
 
 _WRITING: LiteralString = """
@@ -160,7 +164,7 @@ def verified(migration: Migration, limits: Limits, *, now: datetime) -> Gate:
     detail = f"{'equal' if equal else 'not equal'} {_age(age_s)} ago at {migration.evidence.get('verified_lsn', '?')}"
     ok = equal is True and age_s <= limits.verified_age_s_max
     if equal is not True:
-        hint = "shardmig verify --repair"
+        hint = DIFFERING
     return Gate("verified", ok, detail, "" if ok else hint)
 
 
@@ -204,7 +208,7 @@ def no_conflicts(tail: TailState | None) -> Gate:
     if tail is None:
         return Gate("conflicts", ok=False, detail="unknown", hint="shardmig tail")
     ok = tail.conflicts == 0
-    return Gate("conflicts", ok, f"{tail.conflicts} since the tail began", "" if ok else "shardmig verify --repair")
+    return Gate("conflicts", ok, f"{tail.conflicts} since the tail began", "" if ok else CONFLICTING)
 
 
 def slot_is_healthy(slot: SlotState | None, migration: Migration) -> Gate:

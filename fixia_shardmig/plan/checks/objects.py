@@ -78,7 +78,7 @@ def views(look: Look) -> Iterator[Finding]:
                     "view-not-moved",
                     Severity.INFO,
                     f"the {other.kind} {other.name} is not made on {listed(missing)}: it uses {listed(used)}",
-                    "read both sides in the application (CrossShard), or: shardmig export fdw",
+                    "read from each shard in the application, and put together there what the view did",
                 )
 
 
