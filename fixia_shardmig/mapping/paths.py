@@ -20,11 +20,14 @@ _PLAIN_RANGES = frozenset({"int4", "int8", "date", "ts", "tstz"})
 
 
 def declared_paths(catalog: Catalog, name: TableName) -> tuple[Path, ...]:
-    """Return the references a table declares, each once; a reference to a partition is one to its root."""
+    """Return the references a table declares, each once; a reference to a partition is one to its root.
+
+    One with a PERIOD is none to follow, since it names no single row.
+    """
     paths: dict[Path, None] = {}
     for key in catalog.foreign_keys_of(name):
         parent = catalog.tables.get(key.references)
-        if parent is not None:
+        if parent is not None and not key.period:
             paths[Path(key.columns, parent.root, key.referenced_columns, declared=True)] = None
     return tuple(paths)
 

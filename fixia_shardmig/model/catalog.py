@@ -62,7 +62,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """One declared reference. Action letters are those of `pg_constraint`: a, r, c, n, d."""
+    """One declared reference. Action letters are those of `pg_constraint`: a, r, c, n, d.
+
+    With `period` the last column lies within the periods of several rows, none of which it names (PostgreSQL 18).
+    """
 
     name: str
     table: TableName
@@ -73,6 +76,7 @@ class ForeignKey:
     on_update: str
     deferrable: bool
     validated: bool
+    period: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ def _foreign_key(row: Any) -> ForeignKey:  # noqa: ANN401  a named tuple
         on_update=row.on_update,
         deferrable=row.is_deferrable,
         validated=row.validated,
+        period=row.period,
     )
 
 

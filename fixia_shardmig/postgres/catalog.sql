@@ -102,7 +102,8 @@ SELECT k.conname::text AS name, n.nspname::text AS schema, c.relname::text AS ta
        (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.confkey) WITH ORDINALITY u(attnum, n)
         JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced_columns,
        k.confdeltype::text AS on_delete, k.confupdtype::text AS on_update,
-       k.condeferrable AS is_deferrable, k.convalidated AS validated
+       k.condeferrable AS is_deferrable, k.convalidated AS validated,
+       coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false) AS period  -- a column of 18 and newer
 FROM pg_constraint k
 JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class rc ON rc.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = rc.relnamespace

@@ -63,11 +63,12 @@ def upsert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 def can_upsert(table: Table) -> bool:
     """Whether ON CONFLICT can be used.
 
-    It refuses deferrable keys and tables with rules, and SET refuses GENERATED ALWAYS identities.
+    It refuses deferrable keys, those WITHOUT OVERLAPS and tables with rules, and SET refuses GENERATED ALWAYS identities.
     """
     key = next((i for i in table.indexes if i.columns == table.identity_columns and i.unique and i.immediate), None)
     always = any(column.identity == "a" and column.name not in table.identity_columns for column in table.columns)
-    return key is not None and not key.partial and not always and not table.rules
+    plain = key is not None and not key.partial and " USING gist (" not in key.definition
+    return plain and not always and not table.rules
 
 
 def update(table: Table, columns: tuple[str, ...]) -> sql.Composed:
