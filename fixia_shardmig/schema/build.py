@@ -168,6 +168,8 @@ class _Builder:
     def _of_relation(self, entry: Entry, owned: Owned) -> None:
         identity: ObjectId = (entry.class_oid, entry.oid)
         needed = self.needs.get(identity)
+        if owned.detail == "ours":
+            return
         if owned.relation_kind == "f":
             if entry.kind == "FOREIGN TABLE":
                 self._leave(entry, "a foreign table is not moved")

@@ -1,7 +1,7 @@
 -- name: objects
 -- Returns each object that belongs to a relation, with that relation: (class_oid, oid, schema, relation, relation_kind, name, detail).
 -- detail: contype of a constraint and of its index ('p', 'u', 'f', …), 'identity' for the replica identity's,
--- 'populated' for a materialized view with rows.
+-- 'populated' for a materialized view with rows, 'ours' for a trigger of the fence.
 SELECT 'pg_class'::regclass::oid::int8 AS class_oid, c.oid::int8 AS oid, n.nspname::text AS schema,
        c.relname::text AS relation, c.relkind::text AS relation_kind, c.relname::text AS name,
        CASE WHEN c.relkind = 'm' AND c.relispopulated THEN 'populated' ELSE '' END AS detail
@@ -25,7 +25,9 @@ SELECT 'pg_attrdef'::regclass::oid::int8, d.oid::int8, n.nspname, c.relname, c.r
 FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
 UNION ALL
-SELECT 'pg_trigger'::regclass::oid::int8, t.oid::int8, n.nspname, c.relname, c.relkind::text, t.tgname, ''
+SELECT 'pg_trigger'::regclass::oid::int8, t.oid::int8, n.nspname, c.relname, c.relkind::text, t.tgname,
+       CASE WHEN EXISTS (SELECT FROM pg_proc p WHERE p.oid = t.tgfoid AND p.pronamespace = to_regnamespace('shardmig'))
+            THEN 'ours' ELSE '' END
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT t.tgisinternal
 UNION ALL
@@ -136,7 +138,8 @@ FROM relations r JOIN pg_constraint k ON k.conrelid = r.oid
 WHERE k.contype IN ('p', 'u', 'x', 'c') OR (k.contype = 'f' AND k.conparentid = 0)
 UNION ALL
 SELECT 'pg_trigger'::regclass::oid::int8, t.oid::int8, 'trigger', r.nspname, r.relname, t.tgname, pg_get_triggerdef(t.oid) || ' state ' || t.tgenabled::text
-FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
+FROM relations r JOIN pg_trigger t ON t.tgrelid = r.oid JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE NOT t.tgisinternal AND p.pronamespace IS DISTINCT FROM to_regnamespace('shardmig')
 UNION ALL
 SELECT 'pg_policy'::regclass::oid::int8, p.oid::int8, 'policy', r.nspname, r.relname, p.polname,
        concat_ws(' ', p.polcmd::text, p.polpermissive::text,

@@ -276,6 +276,21 @@ def test_a_function_over_another_shards_table_stays_behind(everything: Everythin
     assert [("lazy",)] == names
 
 
+def test_the_fence_of_the_source_is_no_part_of_a_shard(everything: Everything) -> None:
+    """Its triggers are neither made on a shard nor missed there, whether it is up or left over."""
+    split = everything()
+    execute(
+        split.url,
+        "CREATE SCHEMA shardmig; CREATE FUNCTION shardmig.refuse_write() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER shardmig_fence BEFORE INSERT ON users"
+        " EXECUTE FUNCTION shardmig.refuse_write(); ALTER TABLE users ENABLE ALWAYS TRIGGER shardmig_fence",
+    )
+    schema = make_shard(split, "clients")
+    assert [] == [statement.sql for statement in schema.statements if "shardmig_fence" in statement.sql]
+    assert [] == [str(one) for one in diff(schema, split.shard_url("clients")) if "shardmig_fence" in str(one)]
+    assert "shardmig_fence" not in str(schema.not_moved)
+
+
 def test_diff_names_what_somebody_changed(everything: Everything) -> None:
     """Each kind of change on a shard is found: missing, extra and different."""
     split = everything()
