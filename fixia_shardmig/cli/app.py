@@ -15,14 +15,22 @@ from click import get_current_context
 from fixia_shardmig import __version__
 from fixia_shardmig.cli.params import Duration, Size, Until
 from fixia_shardmig.cli.session import Session
-from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError
+from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError, StoppedError
 
 P = ParamSpec("P")
 
 
 def command(function: Callable[Concatenate[Session, P], int | None]) -> Callable[P, None]:
-    """Give a command its session, and turn errors into text, hint and exit code."""
+    """Give a command its session, and turn errors into text, hint and exit code; a signal asks it to end in order."""
+    return _wrapped(function, orderly=True)
 
+
+def reading(function: Callable[Concatenate[Session, P], int | None]) -> Callable[P, None]:
+    """Make a command that changes nothing: like `command`, but a signal ends it at once, its query too."""
+    return _wrapped(function, orderly=False)
+
+
+def _wrapped(function: Callable[Concatenate[Session, P], int | None], *, orderly: bool) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         context = get_current_context()
@@ -31,10 +39,12 @@ def command(function: Callable[Concatenate[Session, P], int | None]) -> Callable
             raise click.UsageError("no session")
         again = f"{context.command_path}{GOES_ON_WITH.get(context.info_name or '', '')}"
         try:
-            with session.watching_signals():
+            with session.watching_signals(orderly=orderly):
                 code = function(session, *args, **kwargs) or int(Exit.OK)
         except ShardmigError as error:
             code = session.failed(error, again=again)
+        except KeyboardInterrupt:
+            code = session.failed(StoppedError("stopped; nothing was changed", hint=SAME_COMMAND), again=again)
         except Exception as error:  # noqa: BLE001  the outermost place: what comes here must still end well
             known = _known(error)
             code = session.failed(known, again=again) if known else session.broken(error)
@@ -95,7 +105,7 @@ def cli(ctx: click.Context, *, mapping: str | None, output: str, verbose: int, l
 @click.option("--from-url", metavar="URL", required=True, help="The database to read; a variable's name is safer.")
 @click.option("--name", default="split", show_default=True, help="The migration's name.")
 @click.option("--shard", "shards", multiple=True, metavar="NAME", help="A shard's name; once for each.")
-@command
+@reading
 def init(session: Session, from_url: str, name: str, shards: tuple[str, ...]) -> None:
     """Print a commented mapping, with rules suggested from the foreign keys."""
     from fixia_shardmig.runner.planning import propose_mapping
@@ -108,7 +118,7 @@ def init(session: Session, from_url: str, name: str, shards: tuple[str, ...]) ->
 @cli.command()
 @click.option("--out", metavar="FILE", help="Write the plan as JSON into a file too.")
 @click.option("--estimates", is_flag=True, help="Use the planner's statistics instead of counting rows.")
-@command
+@reading
 def plan(session: Session, out: str | None, *, estimates: bool) -> int:
     """Say what would happen and why it may not. Changes nothing."""
     from fixia_shardmig.runner.planning import make, render, write_plan
@@ -143,7 +153,7 @@ def schema_apply(session: Session) -> None:
 
 
 @schema.command("diff")
-@command
+@reading
 def schema_diff(session: Session) -> int:
     """Name what differs between the shards' definitions and the source's."""
     from fixia_shardmig.runner.schemas import diff_schemas
@@ -304,7 +314,7 @@ WATCH_S = 2.0
 
 @cli.command()
 @click.option("--limit", default=200, show_default=True, help="The newest so many.")
-@command
+@reading
 def events(session: Session, limit: int) -> None:
     """Show who did what, when."""
     context = session.load()
@@ -363,7 +373,7 @@ def export() -> None:
 
 
 @export.command("mapping-schema")
-@command
+@reading
 def export_mapping_schema(session: Session) -> None:
     """Print the JSON Schema of mapping files, for editors."""
     import json
@@ -376,7 +386,7 @@ def export_mapping_schema(session: Session) -> None:
 
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@command
+@reading
 def completion(session: Session, shell: str) -> None:
     """Print the completion script of a shell."""
     from click.shell_completion import get_completion_class

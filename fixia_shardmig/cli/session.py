@@ -146,14 +146,19 @@ class Session:
             raise ShardmigError("not confirmed; nothing was done", hint="answer y, or pass --yes before the command")
 
     @contextmanager
-    def watching_signals(self) -> Iterator[None]:
-        """Let the first Ctrl-C or TERM ask for an orderly end, and the second end the process at once."""
+    def watching_signals(self, *, orderly: bool) -> Iterator[None]:
+        """Let the first Ctrl-C or TERM ask for an orderly end, and the second end the process at once.
+
+        Without `orderly` the first one raises KeyboardInterrupt, on which the driver cancels the query under way.
+        """
 
         def stop(number: int, _: FrameType | None) -> None:
             if self.stop.is_set():
                 os._exit(int(Exit.TERMINATED) if number == signal.SIGTERM else int(Exit.INTERRUPTED))
             self.terminated = number == signal.SIGTERM
             self.stop.set()
+            if not orderly:
+                raise KeyboardInterrupt
             os.write(2, b"\nstopping: what is in flight is finished and saved; once more ends at once\n")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

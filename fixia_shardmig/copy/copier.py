@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 
@@ -78,7 +80,18 @@ def _fill(
         task = next(waiting, None)
         if task is None:
             return
-        running[executor.submit(copy_chunk, task)] = task
+        with _interrupts_held():
+            running[executor.submit(copy_chunk, task)] = task
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a worker may be started: it inherits that, and would else die of it while it imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _withdraw(running: dict[Future[ChunkResult], ChunkTask]) -> None:

@@ -93,3 +93,14 @@ def test_ctrl_c_during_a_verify_exits_130_and_lets_the_tail_go_on(shop: Shop) ->
     assert "shardmig verify" in ended.hint
     assert 0 == shop.one("clients", "select count(*) from shardmig.barrier where released_at is null")
     shop.run("verify").expect(0)
+
+
+def test_ctrl_c_ends_a_command_that_only_reads_at_once_with_its_query(shop: Shop) -> None:
+    """A plan that waits has nothing to save: one Ctrl-C ends it and what it asked the server."""
+    with holding(shop.urls["source"], "users"):
+        running = shop.start("plan")
+        running.wait_until(waits_for_a_lock(shop.urls["source"], ""), what="a query that waits")
+        ended = running.interrupt().end(AT_ONCE_S).expect(130)
+        assert not waits_for_a_lock(shop.urls["source"], "")()
+    assert "stopped; nothing was changed" == ended.cause
+    assert "run: shardmig plan" == ended.hint

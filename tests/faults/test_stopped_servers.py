@@ -133,7 +133,7 @@ def test_a_source_that_restarts_during_the_copy_costs_a_new_snapshot_and_no_row(
     shop = make_shop(source=fragile_cluster)
     shop.run("schema", "apply").expect(0)
     with holding(shop.urls["pros"], "orders") as lock:
-        running = copy_held_at(shop)
+        running = copy_held_at(shop, "--jobs", "1", "--chunk-bytes", "32KiB")
         fragile_cluster.kill()
         fragile_cluster.start()
         shop.sql("source", "update users set note = 'after the crash'")
