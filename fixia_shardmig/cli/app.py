@@ -267,15 +267,15 @@ def cutover(session: Session, *, dry_run: bool, max_pause: float, resume: bool) 
     if not dry_run:
         session.confirm(f"hand the writes of {context.shard_map.name} over to the shards?")
     result = cut_over(context, dry_run=dry_run, max_pause_s=max_pause, resume=resume)
-    failed = not dry_run and not result.switched
-    refused = dry_run and not all(gate.ok for gate in result.gates)
+    open_gates = all(gate.ok for gate in result.gates)
+    code = Exit.OK if (open_gates if dry_run else result.switched) else Exit.REFUSED
+    steps: tuple[str, ...] = ("shardmig cutover",) if dry_run and open_gates else ()
+    if result.switched and result.unfinished:
+        code, steps = Exit.FAILED, ("shardmig cutover --resume",)
     session.result(
-        result.to_json(),
-        lambda: render(result, dry_run=dry_run),
-        status="refused" if refused or failed else "ok",
-        next_steps=("shardmig cutover",) if dry_run and not refused else (),
+        result.to_json(), lambda: render(result, dry_run=dry_run), status=code.name.lower(), next_steps=steps
     )
-    return int(Exit.REFUSED if refused or failed else Exit.OK)
+    return int(code)
 
 
 @cli.command()
@@ -336,7 +336,7 @@ def _details(detail: dict[str, Any]) -> str:
 @click.option(
     "--writer",
     type=click.Choice(["source", "shards"]),
-    help="Who has the writes, where no journal says it: before a migration, or after finalize.",
+    help="Who has the writes, where no journal says it: before a migration, or when the journal was dropped.",
 )
 @command
 def lookup(session: Session, table: str, key: tuple[str, ...], writer: str | None) -> None:

@@ -10,7 +10,7 @@ from fixia_shardmig.journal.journal import Journal, position
 from fixia_shardmig.journal.records import Chunk, Migration, TailState
 from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.model.phase import Phase, writer_in
+from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.sessions import insert_lsn, session
 from fixia_shardmig.postgres.slots import SlotState, slot_state
 from fixia_shardmig.runner.context import Context
@@ -195,7 +195,8 @@ def _positions(context: Context, problems: list[str]) -> dict[str, LSN | None]:
 def _source(context: Context, migration: Migration, problems: list[str]) -> tuple[LSN | None, SlotState | None]:
     with session(context.shard_map.source.url, "status") as source:
         slot = slot_state(source, migration.slot)
-        if migration.slot_lsn is not None and slot is None:
+        needed = migration.slot_lsn is not None and writer_in(migration.phase) is not Writer.SHARDS
+        if needed and slot is None:
             problems.append(f"replication slot {migration.slot} is gone: shardmig abort, then begin again")
         elif slot is not None and slot.wal_status in {"unreserved", "lost"}:
             problems.append(f"replication slot {migration.slot} is {slot.wal_status}: WAL it needs is being removed")
