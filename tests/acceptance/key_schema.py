@@ -23,7 +23,12 @@ KEYS = {
     "numeric": ("numeric", "numeric", "n + 0.50", "n + 0.5"),
     "numeric whole": ("numeric(8, 2)", "numeric", "n * 10", "n * 10"),
     "price": ("price", "numeric", "n", "n"),
-    "float8": ("double precision", "double precision", "(n - 1)::float8", "CASE n WHEN 1 THEN '-0'::float8 ELSE n - 1 END"),
+    "float8": (
+        "double precision",
+        "double precision",
+        "(n - 1)::float8",
+        "CASE n WHEN 1 THEN '-0'::float8 ELSE n - 1 END",
+    ),
     "integer": ("integer", "smallint", "n", "n"),
     "wider": ("smallint", "bigint", "n", "n"),
     "oid": ("oid", "oid", "4294967280 + n", "4294967280 + n"),
@@ -38,7 +43,12 @@ KEYS = {
     "bit": ("bit(4)", "bit(4)", "n::bit(4)", "n::bit(4)"),
     "varbit": ("varbit", "varbit", "(n::bit(4))::varbit", "(n::bit(4))::varbit"),
     "date": ("date", "date", "date '2024-02-28' + n::int", "date '2024-02-28' + n::int"),
-    "timestamptz": ("timestamptz", "timestamptz", "'2024-10-27 00:00+00'::timestamptz + n::int * interval '20 min'", "'2024-10-27 02:00+02'::timestamptz + n::int * interval '20 min'"),
+    "timestamptz": (
+        "timestamptz",
+        "timestamptz",
+        "'2024-10-27 00:00+00'::timestamptz + n::int * interval '20 min'",
+        "'2024-10-27 02:00+02'::timestamptz + n::int * interval '20 min'",
+    ),
     "timetz": ("timetz", "timetz", "make_time(n::int, 0, 0)::timetz", "make_time(n::int, 0, 0)::timetz"),
     "interval": ("interval", "interval", "n::int * interval '1 day'", "n::int * interval '24 hours'"),
     "uuid": ("uuid", "uuid", "md5(n::text)::uuid", "md5(n::text)::uuid"),
@@ -70,13 +80,19 @@ def write(folder: Path) -> None:
         schema.append(
             f"CREATE TABLE {c} (id int PRIMARY KEY, k {child} REFERENCES {p} ON DELETE CASCADE ON UPDATE CASCADE);"
         )
-        rows.append(f"INSERT INTO {p} SELECT {key}, n % 2 = 0 FROM generate_series(1, 8::bigint) n WHERE n NOT IN (6, 7);")
+        rows.append(
+            f"INSERT INTO {p} SELECT {key}, n % 2 = 0 FROM generate_series(1, 8::bigint) n WHERE n NOT IN (6, 7);"
+        )
         rows.append(f"INSERT INTO {c} SELECT n, {other} FROM generate_series(1, 5::bigint) n;")
         mapping.append(f"  {_yaml(f'parent {name}')}: {{split_by: side, homes: {{true: north, false: south}}}}")
         rule = "{shard: hub}" if name in NOT_FOLLOWED else "{follows: k, otherwise: hub}"
         mapping.append(f"  {_yaml(f'child {name}')}: {rule}")
         homes.append(f"-- table: {p}\nSELECT z, CASE WHEN side THEN 'north' ELSE 'south' END FROM {p} z")
-        home = "'hub'" if name in NOT_FOLLOWED else "CASE p.side WHEN true THEN 'north' WHEN false THEN 'south' ELSE 'hub' END"
+        home = (
+            "'hub'"
+            if name in NOT_FOLLOWED
+            else "CASE p.side WHEN true THEN 'north' WHEN false THEN 'south' ELSE 'hub' END"
+        )
         homes.append(f"-- table: {c}\nSELECT z, {home} FROM {c} z LEFT JOIN {p} p ON p.k = z.k")
     for file, lines in (("schema.sql", schema), ("rows.sql", rows), ("mapping.yaml", mapping), ("homes.sql", homes)):
         (folder / file).write_text("\n".join(lines) + "\n", "utf-8")

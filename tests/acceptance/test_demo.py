@@ -32,7 +32,9 @@ def test_the_demo_loses_doubles_and_misplaces_nothing_and_leaves_nothing_running
     assert outcome["changes_during"] > 100
     assert outcome["tail"]["moved_rows"] > 0
     assert 0 < outcome["pause_ms"]
-    assert {"rows", "rollback_pause_ms", "copy", "tail", "schema_version", "migration", "status", "next_steps"} <= set(outcome)
+    assert {"rows", "rollback_pause_ms", "copy", "tail", "schema_version", "migration", "status", "next_steps"} <= set(
+        outcome
+    )
     assert before == _servers()
 
 
