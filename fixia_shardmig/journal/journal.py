@@ -164,6 +164,17 @@ class Journal:
             "UPDATE shardmig.migration SET evidence = evidence || %s WHERE name = %s", (Jsonb(evidence), self.name)
         )
 
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Return the mapping's rules by which rows were placed."""
+        return dict(scalar(self.connection, "SELECT rules FROM shardmig.migration"))
+
+    def set_rules(self, fingerprint: str, rules: dict[str, dict[str, Any]]) -> None:
+        """Take over a mapping's rules together with their fingerprint."""
+        self.connection.execute(
+            "UPDATE shardmig.migration SET mapping_fingerprint = %s, rules = %s WHERE name = %s",
+            (fingerprint, Jsonb(rules), self.name),
+        )
+
     def event(self, event: str, **detail: object) -> None:
         """Write one line of the audit trail."""
         self.connection.execute(
@@ -385,6 +396,5 @@ _SETTERS: dict[str, LiteralString] = {
     "slot_lsn": "UPDATE shardmig.migration SET slot_lsn = %s WHERE name = %s",
     "schema_stage": "UPDATE shardmig.migration SET schema_stage = %s WHERE name = %s",
     "catalog_fingerprint": "UPDATE shardmig.migration SET catalog_fingerprint = %s WHERE name = %s",
-    "mapping_fingerprint": "UPDATE shardmig.migration SET mapping_fingerprint = %s WHERE name = %s",
     "routing_epoch": "UPDATE shardmig.migration SET routing_epoch = %s WHERE name = %s",
 }

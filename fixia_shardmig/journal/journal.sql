@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS shardmig.migration (
     slot_lsn pg_lsn,
     consistent_lsn pg_lsn,
     schema_stage text NOT NULL DEFAULT '',
-    evidence jsonb NOT NULL DEFAULT '{}'
+    evidence jsonb NOT NULL DEFAULT '{}',
+    rules jsonb NOT NULL DEFAULT '{}'
 );
 CREATE TABLE IF NOT EXISTS shardmig.event (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from fixia_shardmig.model.names import TableName
 
@@ -133,11 +134,16 @@ class ShardMap:
         return frozenset(name for name, rule in self.tables.items() if not isinstance(rule, Skip))
 
     def fingerprint(self) -> str:
-        """Return a digest over everything that decides where rows go; URLs and hooks are left out."""
+        """Return a digest over everything that decides where rows go; URLs, hooks and skipped tables are left out."""
         digest = hashlib.sha256(repr((self.name, self.shard_names, self.journal_shard)).encode())
         for name, rule in sorted(self.tables.items()):
-            digest.update(repr((str(name), rule)).encode())
+            if not isinstance(rule, Skip):
+                digest.update(repr((str(name), rule)).encode())
         return digest.hexdigest()[:16]
+
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Return the moved tables' rules as the journal keeps them, to hold a later mapping against."""
+        return {str(name): _record(self.tables[name]) for name in sorted(self.moved())}
 
     def shards_of(self, table: TableName) -> tuple[str, ...]:
         """Return every shard on which rows of a table can live."""
@@ -148,6 +154,30 @@ class ShardMap:
                 return (shard,)
             case _:
                 return self.shard_names
+
+
+def _record(rule: Rule) -> dict[str, Any]:
+    homes = {} if isinstance(rule, Follows | OnShard | Reference | Skip) else dict(rule.homes)
+    otherwise = None if isinstance(rule, OnShard | Reference | Skip) else rule.otherwise
+    fixed = {f.name: getattr(rule, f.name) for f in fields(rule) if f.name not in {"homes", "otherwise"}}
+    return {"rule": f"{type(rule).__name__} {fixed}", "homes": homes, "otherwise": otherwise}
+
+
+def only_gains_homes(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether every row that had a home has the same one now: values without one may have got one, nothing else.
+
+    Both are `ShardMap.rules()`. Where there was an `otherwise`, every value had a home.
+    """
+    return before.keys() == now.keys() and all(_gains(before[table], now[table]) for table in before)
+
+
+def _gains(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if before == now:
+        return True
+    if before["rule"] != now["rule"] or before["otherwise"] is not None:
+        return False
+    named = bool(before["homes"]) or not now["homes"]  # without homes a value of SQL is a shard's name
+    return named and before["homes"].items() <= now["homes"].items()
 
 
 def topological(tables: Mapping[TableName, Rule]) -> tuple[TableName, ...]:

@@ -17,7 +17,7 @@ from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration
 from fixia_shardmig.mapping.check import check_mapping
 from fixia_shardmig.mapping.load import read_mapping
-from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.mapping.shard_map import ShardMap, only_gains_homes
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import DriftError, RefusedError, StoppedError
 from fixia_shardmig.model.phase import Phase
@@ -25,8 +25,6 @@ from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.sessions import Connection, describe, lost, scalar, session
 
 SPOOL_VARIABLE = "SHARDMIG_SPOOL"
-UNROUTABLE = "unroutable"
-"""The evidence that the tail stopped for a row without a home; it is good for one change of the mapping."""
 
 Say = Callable[[str], None]
 
@@ -132,8 +130,8 @@ def new_migration(context: Context) -> Migration:
 def refuse_other_plan(context: Context, migration: Migration, journal: Journal) -> None:
     """Refuse when mapping, source or definitions are not those that were planned.
 
-    A mapping may gain an `otherwise`; a definition may change if the shards were changed alike, which `accept_drift`
-    in the tail's run finds out. Everything else is another migration.
+    A mapping may gain homes for values that had none, by which no row that was placed moves; a definition may change if
+    the shards are changed alike, which the tail's run finds out. Everything else is another migration.
     """
     where = describe(context.shard_map.source.url)
     if (migration.source_system, migration.source_database) != (
@@ -152,19 +150,13 @@ def refuse_other_plan(context: Context, migration: Migration, journal: Journal) 
         )
     fingerprint = context.shard_map.fingerprint()
     if migration.mapping_fingerprint != fingerprint:
-        if not journal_allows_mapping_change(migration):
+        if not only_gains_homes(journal.rules(), context.shard_map.rules()):
             raise DriftError(
                 "the mapping's rules have changed since the plan",
                 hint="restore the mapping (events tell its fingerprint), or: shardmig abort, and begin again",
             )
-        journal.note(mapping_fingerprint=fingerprint)
-        journal.add_evidence({UNROUTABLE: False})
+        journal.set_rules(fingerprint, context.shard_map.rules())
         journal.event("mapping_changed", before=migration.mapping_fingerprint, now=fingerprint)
-
-
-def journal_allows_mapping_change(migration: Migration) -> bool:
-    """Whether the tail stopped for a row without a home, so that a home may be added to the mapping."""
-    return bool(migration.evidence.get(UNROUTABLE))
 
 
 def spool_directory(shard_map: ShardMap) -> Path:

@@ -82,6 +82,7 @@ def prepare_schema(context: Context, journal: Journal) -> Migration:
     migration = journal.find()
     if migration is None:
         journal.create(new_migration(context))
+        journal.set_rules(context.shard_map.fingerprint(), context.shard_map.rules())
         migration = journal.get()
     refuse_other_plan(context, migration, journal)
     if migration.phase is not Phase.PLANNED:
@@ -116,7 +117,9 @@ def copy(context: Context, options: CopyOptions) -> CopyResult:
             )
         if found is None:
             refuse_blockers(context)
+            context.refuse_if_stopped("planning", RESUME)
         migration = prepare_schema(context, journal)
+        context.refuse_if_stopped("making tables", RESUME)
         if migration.phase in {Phase.PLANNED, Phase.COPYING}:
             _copy_all(context, options, journal, migration)
             _make_ready(context, options, journal)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
@@ -16,8 +16,8 @@ import psycopg
 
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration, TailState
-from fixia_shardmig.model.catalog import Catalog
-from fixia_shardmig.model.errors import SAME_COMMAND, DriftError, RefusedError, TemporaryError, UnroutableError
+from fixia_shardmig.model.catalog import Catalog, Table
+from fixia_shardmig.model.errors import SAME_COMMAND, DriftError, RefusedError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.catalog import read_catalog
@@ -39,6 +39,8 @@ LOOK_EVERY_S = 1.0
 STAGES_AFTER_CATCH_UP = ("indexes", "constraints")
 STAGES_LAST = ("foreign_keys", "finish")
 SCHEMA_DONE = "done"
+NOT_ON_SHARDS = ""
+"""The fingerprint of no catalog: the tail stops once it has applied what fits the shards."""
 FOLLOWING = frozenset({Phase.TAILING, Phase.VERIFIED, Phase.FENCED})
 
 
@@ -103,7 +105,7 @@ class _Follower:
         refuse_other_plan(context, self.migration, journal)
         self.migration = journal.get()
         _refuse_failover(context, self.migration)
-        accept_definitions(context, journal, self.migration)
+        self.catalog = accept_definitions(context, journal, self.migration)
         self.migration = journal.get()
         self.result = TailResult(self.migration.slot_lsn or LSN(0))
         self._said = 0.0
@@ -152,7 +154,7 @@ class _Follower:
         """Open the stream, work, and close it whatever happens."""
         follower = Tail(
             self.context.shard_map,
-            self.context.catalog,
+            self.catalog,
             self.migration,
             journal=self.journal,
             spool=spool_directory(self.context.shard_map),
@@ -160,9 +162,6 @@ class _Follower:
         )
         try:
             self.result.add(work(follower))
-        except UnroutableError:
-            self.journal.add_evidence({"unroutable": True})
-            raise
         finally:
             follower.close()
 
@@ -207,44 +206,63 @@ def build_on_all(context: Context, stage: str, jobs: int) -> None:
             future.result()
 
 
-def accept_definitions(context: Context, journal: Journal, migration: Migration) -> None:
-    """Go on after a change of definitions if the shards were changed alike; refuse, and say what they lack, if not."""
-    fingerprint = context.catalog.fingerprint(context.shard_map.moved())
-    if fingerprint == migration.catalog_fingerprint:
-        return
-    lacking = [
-        f"{name}: {difference}"
-        for name, endpoint in context.shard_map.shards.items()
-        for difference in _differing_shapes(context, name, endpoint.url)
-    ]
+def accept_definitions(context: Context, journal: Journal, migration: Migration) -> Catalog:
+    """Return the definitions to tail with: the source's if the shards have the same by now, else the shards' own.
+
+    What came before a change of definitions can then still be applied; the tail stops before the first change of the new
+    shape. Raises DriftError when the shards differ among themselves.
+    """
+    found = {name: _catalog_of(endpoint.url) for name, endpoint in context.shard_map.shards.items()}
+    lacking = [line for name, catalog in found.items() for line in _differing_shapes(context, name, catalog)]
     if lacking:
-        raise DriftError(
-            "definitions changed on the source, and the shards lack it:\n  " + "\n  ".join(lacking),
-            hint="run the same DDL on the shards, then: shardmig tail",
-        )
-    journal.note(catalog_fingerprint=fingerprint)
-    journal.event("definitions_changed", before=migration.catalog_fingerprint, now=fingerprint)
-    context.say("definitions changed on the source; the shards have the same, so the tail goes on")
+        context.say("definitions changed on the source, and the shards lack it:\n  " + "\n  ".join(lacking))
+        journal.note(catalog_fingerprint=NOT_ON_SHARDS)
+        return _as_on_shards(context, found, lacking)
+    fingerprint = context.catalog.fingerprint(context.shard_map.moved())
+    if fingerprint != migration.catalog_fingerprint:
+        journal.note(catalog_fingerprint=fingerprint)
+        journal.event("definitions_changed", before=migration.catalog_fingerprint, now=fingerprint)
+        context.say("definitions changed on the source; the shards have the same, so the tail goes on")
+    return context.catalog
 
 
-def _differing_shapes(context: Context, shard: str, url: str) -> list[str]:
+def _catalog_of(url: str) -> Catalog:
     with session(url, "definitions") as connection:
-        found = read_catalog(connection)
+        return read_catalog(connection)
+
+
+def _as_on_shards(context: Context, found: Mapping[str, Catalog], lacking: Sequence[str]) -> Catalog:
+    """Return the source's catalog with the columns that its tables have on the shards; without those not there."""
+    tables = dict(context.catalog.tables)
+    for root in context.shard_map.moved():
+        shards = context.shard_map.shards_of(root)
+        for leaf in context.catalog.leaves(root):
+            there = [found[shard].tables.get(leaf.name) for shard in shards]
+            if len({_shape(table) for table in there}) > 1 or (there[0] is None and leaf.name == root):
+                raise DriftError(
+                    "the shards' definitions differ:\n  " + "\n  ".join(lacking),
+                    hint="run the same DDL on all of them, then: shardmig tail",
+                )
+            if there[0] is None:
+                del tables[leaf.name]
+            else:
+                tables[leaf.name] = replace(leaf, columns=there[0].columns)
+    return replace(context.catalog, tables=tables)
+
+
+def _differing_shapes(context: Context, shard: str, found: Catalog) -> list[str]:
     return [
-        f"{name}: {', '.join(sorted(want ^ have)) or 'table is missing'}"
+        f"{shard}: {leaf.name}: {', '.join(sorted(_shape(leaf) ^ _shape(there))) if there else 'table is missing'}"
         for root in sorted(context.shard_map.moved())
         if shard in context.shard_map.shards_of(root)
-        for name, want, have in _shapes(context.catalog, found, root)
-        if want != have
+        for leaf in context.catalog.leaves(root)
+        if _shape(leaf) != _shape(there := found.tables.get(leaf.name))
     ]
 
 
-def _shapes(source: Catalog, target: Catalog, root: Any) -> Iterator[tuple[Any, set[str], set[str]]]:  # noqa: ANN401
-    for leaf in source.leaves(root):
-        want = {f"{c.name} {c.type_text} {c.enum_labels or ''}".strip() for c in leaf.columns}
-        there = target.tables.get(leaf.name)
-        have = {f"{c.name} {c.type_text} {c.enum_labels or ''}".strip() for c in there.columns} if there else set()
-        yield leaf.name, want, have
+def _shape(table: Table | None) -> frozenset[str]:
+    columns = table.columns if table else ()
+    return frozenset(f"{c.name} {c.type_text} {c.enum_labels or ''}".strip() for c in columns)
 
 
 @contextmanager

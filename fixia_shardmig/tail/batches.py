@@ -19,6 +19,7 @@ from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.pgoutput import Change, Delete, Insert, Truncate
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.transactions import Transaction
+from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.record import Decisions, Explicit
 from fixia_shardmig.tail.router import Router, emit_delete, emit_insert, emit_truncate, emit_update
@@ -42,6 +43,7 @@ class Batches:
         journal: Journal,
         fetch_missing: FetchMissing,
         skips: Callable[[TailTable, int], bool],
+        definitions: Definitions,
     ) -> None:
         """Take the sessions; `position` may still differ between them until `replay`."""
         self.tables = tables
@@ -53,7 +55,12 @@ class Batches:
         self._threads = ThreadPoolExecutor(len(shards), thread_name_prefix="tail-shard")
         self.locations = Locations(self._find)
         self.router = Router(
-            tables, shards, locations=self.locations, fetch_missing=fetch_missing, skips=skips
+            tables,
+            shards,
+            locations=self.locations,
+            fetch_missing=fetch_missing,
+            skips=skips,
+            definitions=definitions,
         )
 
     def close(self) -> None:

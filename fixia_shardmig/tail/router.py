@@ -17,6 +17,7 @@ from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key, Lookups, as_cast_to_text, comparable, deciding_path, home_of
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Change, Delete, Insert, Relation, Truncate, Update
 from fixia_shardmig.postgres.transactions import Transaction
+from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.reads import evaluate_sql, has_equal_row, read_columns, read_types
 from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Explicit
@@ -28,6 +29,9 @@ WINDOW_CHANGES = 5_000
 
 FLUSH_OPERATIONS = 20_000
 """Operations that wait on a shard before they are sent, in the middle of a large transaction too."""
+
+PLANS_MAX = 10_000
+"""Decoded relations that are remembered by their identity; they are kept alive for it."""
 
 
 @dataclass(slots=True)
@@ -60,6 +64,7 @@ class Router:
         locations: Locations,
         fetch_missing: Callable[[TailTable, Key, tuple[str, ...]], dict[str, str | None] | None],
         skips: Callable[[TailTable, int], bool],
+        definitions: Definitions,
     ) -> None:
         """Prepare.
 
@@ -70,6 +75,7 @@ class Router:
             fetch_missing: (table, key, columns) -> those columns of a row on the source, None when it is gone; only
                 asked before the shards are consistent.
             skips: (table, xid) -> whether a table's copy has seen that transaction already.
+            definitions: What the source says of a relation's shape.
         """
         self.tables = tables
         self.shard_map = tables.shard_map
@@ -81,7 +87,9 @@ class Router:
         self.missed: dict[TableName, int] = {}
         self._fetch_missing = fetch_missing
         self._skips = skips
-        self._plans: dict[int, RelationPlan] = {}
+        self._definitions = definitions
+        self._plans: dict[Relation, RelationPlan] = {}
+        self._plans_by_id: dict[int, tuple[Relation, RelationPlan]] = {}
         self._names = self.shard_map.shard_names
         self._bits = {name: 1 << number for number, name in enumerate(self._names)}
         self._types: dict[int, dict[str, str | None]] = {}
@@ -119,10 +127,21 @@ class Router:
             shard.flush()
 
     def plan_of(self, relation: Relation) -> RelationPlan:
-        """Return where a relation's columns stand; refuses one whose shape differs from the plan."""
-        plan = self._plans.get(id(relation))
+        """Return where a relation's columns stand; refuses one whose shape the shards do not have.
+
+        A relation that is decoded again is another object, often by the thousand, and hashing it costs: so by id first.
+        """
+        found = self._plans_by_id.get(id(relation))
+        if found is not None:
+            return found[1]
+        plan = self._plans.get(relation)
         if plan is None:
-            plan = self._plans[id(relation)] = RelationPlan(self.tables.of(relation), relation)
+            table = self.tables.of(relation)
+            self._definitions.refuse_drift(table.table, relation)
+            plan = self._plans[relation] = RelationPlan(table, relation)
+        if len(self._plans_by_id) >= PLANS_MAX:
+            self._plans_by_id.clear()
+        self._plans_by_id[id(relation)] = (relation, plan)
         return plan
 
     # looking up

@@ -202,7 +202,7 @@ class _Settling:
     def _move(self, table: TailTable, ctids: list[str], *, start: ShardSession, end: ShardSession) -> None:
         columns = tuple(column.name for column in table.table.copied_columns)
         query = sql.SQL("DELETE FROM {} WHERE ctid = ANY(%s::tid[]) RETURNING {}").format(
-            statements.target(table.table), statements.as_text(columns)
+            statements.target(table.table), statements.whole_row(table.table)
         )
         kind, keyed = ("remove", table.own.columns) if table.keyed else ("remove_one", columns)
         rows = start.connection.execute(query, (ctids,)).fetchall()

@@ -130,6 +130,18 @@ def as_text(columns: tuple[str, ...], alias: str | None = None) -> sql.Composed:
     )
 
 
+def whole_row(table: Table) -> sql.Composed:
+    """Return a select list that shows a row to be written elsewhere, each value in its type's own output.
+
+    A user's type is not cast, since its cast to text may be a function that says something else; psycopg hands over
+    the output of types that it does not know.
+    """
+    return sql.SQL(", ").join(
+        sql.SQL("{}::text").format(quoted(column.name)) if column.type_builtin else quoted(column.name)
+        for column in table.copied_columns
+    )
+
+
 def key_type(column: Column) -> sql.SQL:
     """Return the type to cast a key's text to, for a query with parameters.
 

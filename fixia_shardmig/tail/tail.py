@@ -28,12 +28,13 @@ from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
-from fixia_shardmig.postgres.sessions import connect
+from fixia_shardmig.postgres.sessions import connect, insert_lsn, quoted
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
 from fixia_shardmig.postgres.visibility import is_visible
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.batches import Batches
+from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.record import Decisions
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import TailTable, TailTables
@@ -105,6 +106,7 @@ class Tail:
         self._batch: list[Transaction] = []
         self._batch_changes = self._batch_bytes = 0
         self._limit: LSN | None = None
+        self._drift: LSN | None = None
         self._barrier: int | None = None
         self._reached: int | None = None
         self._commit_time: datetime | None = None
@@ -133,6 +135,7 @@ class Tail:
             journal=self.journal,
             fetch_missing=self._fetch_missing,
             skips=self._skips_function(),
+            definitions=Definitions(self._source),
         )
         opened.callback(self.batches.close)
         self._reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
@@ -188,13 +191,18 @@ class Tail:
     # the loop
 
     def run(self, stop: Event, *, until: LSN | None = None) -> TailTotals:
-        """Apply changes until `stop` is set, the shards own the writes, or everything below `until` is applied."""
+        """Apply changes until `stop` is set, the shards own the writes, or everything below `until` is applied.
+
+        Raises DriftError when the source's definitions are others by now, with everything applied that came before
+        this was noticed; changes of a new shape are refused where they stand.
+        """
         began = time.monotonic()
         try:
             self._replay_torn_batch()
             self._reach_consistency()
             while not stop.is_set():
                 if until is not None and self.batches.position >= until:
+                    self._refuse_drift()
                     break
                 if not self._turn(until):
                     break
@@ -210,12 +218,14 @@ class Tail:
         """Read and apply once; False when the tail has no more business."""
         if not self._control():
             return False
-        limit = min((lsn for lsn in (self._limit, until) if lsn is not None), default=None)
+        limit = min((lsn for lsn in (self._limit, until, self._drift) if lsn is not None), default=None)
         held = self._barrier is not None and self._limit is None
         reached = self._consume(limit) if not held else False
         if held or reached:
             self._apply_batch()
-            if reached and self._barrier is not None and limit == self._limit:
+            if reached and limit == self._drift:
+                self._refuse_drift()
+            elif reached and self._barrier is not None and limit == self._limit:
                 self._at_barrier()
             elif reached and until is not None:
                 self._advance(until)
@@ -348,8 +358,8 @@ class Tail:
         """Look at what others ask of the tail; False when the writes are no longer the source's."""
         if self._due("heartbeat", HEARTBEAT_S):
             emit_marker(self._source, MARKER_PREFIX, b"heartbeat")
-        if self._due("drift", DRIFT_S):
-            self._refuse_drift()
+        if self._drift is None and self._due("drift", DRIFT_S):
+            self._look_for_drift()
         if not self._due("control", HELD_WAIT_S if self._barrier is not None else CONTROL_S):
             return True
         barrier = self.journal.barrier()
@@ -369,11 +379,17 @@ class Tail:
             self.journal.barrier_reached(self._barrier)
             self._reached = self._barrier
 
+    def _look_for_drift(self) -> None:
+        """Note where the source was when its definitions were found to be others: not every change shows in rows."""
+        if read_catalog(self._source).fingerprint(self.shard_map.moved()) != self.migration.catalog_fingerprint:
+            self._drift = insert_lsn(self._source)
+            emit_marker(self._source, MARKER_PREFIX, b"drift")
+
     def _refuse_drift(self) -> None:
-        now = read_catalog(self._source).fingerprint(self.shard_map.moved())
-        if now != self.migration.catalog_fingerprint:
+        if self._drift is not None:
             raise DriftError(
-                "a table's definition changed on the source; the slot keeps all changes meanwhile",
+                f"a table's definition changed on the source; what came before is applied up to {self.batches.position},"
+                " and the slot keeps the rest",
                 hint="shardmig schema diff shows what the shards lack; run that DDL there, then: shardmig tail",
             )
 

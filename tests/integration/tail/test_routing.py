@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fixia_shardmig.model.errors import DriftError, UnroutableError
+from fixia_shardmig.model.errors import DriftError, MappingError, UnroutableError
 from tests.fixtures.fix_migrations import EVERYWHERE, Migration
 
 HOME = "CASE user_type WHEN 'client' THEN 'south' WHEN 'admin' THEN 'west' ELSE 'north' END"
@@ -167,21 +167,33 @@ def test_the_tail_goes_on_once_the_mapping_says_more(people: Migration) -> None:
     assert "mapping_changed" in people.events()
 
 
-def test_a_mapping_that_changes_without_need_is_refused(people: Migration) -> None:
-    """Pitfall 9: homes may be added only for a row that stopped the tail."""
-    people.rewrite_mapping("admin: west}", "admin: north}")
-    with pytest.raises(DriftError):
-        people.tail()
-
-
-def test_after_a_line_was_added_the_next_change_needs_a_reason_of_its_own(people: Migration) -> None:
-    """Pitfall 9: one row without a home is no licence to rewrite the rules for ever."""
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("admin: west}", "admin: north}"),
+        ("admin: west}", "dual: west}"),
+        ("services: {follows: owner}", "services: {follows: owner, otherwise: west}\n  extra: {shard: west}"),
+        ("services: {follows: owner}", "services: {shard: west}"),
+        ("reviews: {follows: service}", "reviews: {reference: true}"),
+    ],
+)
+def test_a_mapping_that_would_move_rows_is_refused(people: Migration, old: str, new: str) -> None:
+    """Pitfall 9: values without a home may get one, before or after they stop the tail; no row's home may change."""
     people.run("UPDATE users SET user_type = 'dual' WHERE id = 1")
     with pytest.raises(UnroutableError):
         people.tail()
-    people.rewrite_mapping("admin: west}", "admin: west, dual: north}")
+    people.rewrite_mapping(old, new)
+    with pytest.raises((DriftError, MappingError)):
+        people.tail()
+
+
+def test_a_home_for_all_other_values_takes_none_away(people: Migration) -> None:
+    """Pitfall 9: once there is an `otherwise`, every value has a home, and none may get another."""
+    people.rewrite_mapping("admin: west}}", "admin: west}, otherwise: west}")
+    people.run("UPDATE users SET user_type = 'dual' WHERE id = 1")
     people.tail()
-    people.rewrite_mapping("client: south", "client: west")
+    assert people.where("users")[1] == "west"
+    people.rewrite_mapping("admin: west}", "admin: west, dual: north}")
     with pytest.raises(DriftError):
         people.tail()
 
