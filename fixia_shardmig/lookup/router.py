@@ -56,7 +56,7 @@ class ShardRouter:
             path: The mapping file.
             env: Where its variables are looked up.
             writer: Who has the writes where no journal says it: the source before a migration begins, the shards
-                after `finalize`. Without it the journal is asked, every two seconds at most.
+                when it was dropped after the switch. Without it the journal is asked, every two seconds at most.
 
         Raises:
             MappingError: The file has mistakes, all of which are named.

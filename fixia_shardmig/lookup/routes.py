@@ -79,7 +79,7 @@ class Routes:
         if row is None:
             raise RefusedError(
                 f"{place.name} holds no journal, so nobody says where the rows of {self._migration!r} are",
-                hint="say it: the writer is the source before a migration begins, the shards after finalize",
+                hint="say it: the writer is the source before a migration begins, the shards once they have it",
             )
         if row.name != self._migration:
             raise RefusedError(

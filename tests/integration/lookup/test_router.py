@@ -257,7 +257,7 @@ def test_without_a_journal_nobody_guesses(marketplace: Marketplace) -> None:
     user = marketplace.a_user("clients")
     with pytest.raises(RefusedError, match="shared holds no journal") as caught:
         marketplace.router().shard_for("users", user)
-    assert "after finalize" in caught.value.hint
+    assert "the shards once they have it" in caught.value.hint
     for writer, database in ((Writer.SOURCE, "market"), (Writer.SHARDS, "clients")):
         with marketplace.router(writer).session_for("users", user) as session:
             assert database == database_of(session)
