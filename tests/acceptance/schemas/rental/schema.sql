@@ -12,7 +12,7 @@ CREATE EXTENSION postgres_fdw SCHEMA ext;
 
 CREATE TYPE types.rating AS ENUM ('G', 'PG', 'R', 'NC-17');
 CREATE FUNCTION types.spelled(types.rating) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'rated ' || concat($1) $$;
--- CREATE CAST (types.rating AS text) WITH FUNCTION types.spelled(types.rating);
+CREATE CAST (types.rating AS text) WITH FUNCTION types.spelled(types.rating);
 CREATE TYPE types.ratings AS RANGE (subtype = types.rating);
 CREATE TYPE types.spot AS (x numeric, y double precision);
 CREATE TYPE types.address AS (street text, zip char(7), spots types.spot[], kind types.rating);
