@@ -15,8 +15,8 @@ ROW = re.compile(r"^\| (?P<commands>`[a-z-]+.*?|any that failed) \| (?P<fields>.
 
 def _named(command: str) -> set[str]:
     """Return the words of a command's row."""
-    page = (ROOT / "docs/reference/json.md").read_text("utf-8")
-    rows = [match for match in ROW.finditer(page) if command in match["commands"].replace("`", "").split(", ")]
+    _, _, table = (ROOT / "docs/reference/json.md").read_text("utf-8").partition("| command | fields |")
+    rows = [match for match in ROW.finditer(table) if command in match["commands"].replace("`", "").split(", ")]
     assert 1 == len(rows), command
     return set(re.findall(r"\w+", rows[0]["fields"]))
 
