@@ -33,6 +33,10 @@ CAUGHT_UP_S = 2.0
 """A round of catching up that takes less than this leaves a lag that the next batches swallow."""
 
 SAY_EVERY_S = 5.0
+END_S = 5.0
+"""How long a tail of our own may take to finish its batch; one that waits for a lock on a shard is left to its fate:
+what it has not committed is sent again."""
+
 LOOK_EVERY_S = 1.0
 """How often somebody who waits for another process's tail looks whether it is still there."""
 
@@ -334,6 +338,6 @@ class _OwnTail(threading.Thread):
     def end(self) -> None:
         """Let it finish its batch; a failure that nobody waited for is told, since the next tail will meet it too."""
         self._context.stop.set()
-        self.join()
+        self.join(END_S)
         if self._failure is not None and sys.exception() is not self._failure:
             self._say(f"meanwhile the tail failed: {self._failure}".splitlines()[0])
