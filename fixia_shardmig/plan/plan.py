@@ -109,7 +109,7 @@ class Plan:
         return tuple(finding for finding in self.findings if finding.severity is severity)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that `shardmig plan -o json` prints."""
+        """Return the object that `shardmig -o json plan` prints."""
         return {
             "schema_version": SCHEMA_VERSION,
             "migration": self.migration,

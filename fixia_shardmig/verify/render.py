@@ -72,7 +72,7 @@ def _differences(result: VerifyResult) -> Iterator[str]:
         yield _difference(difference)
     more = result.differences_total - min(len(result.differences), SHOWN_MAX)
     if more > 0:
-        yield f"… and {more:,} more; shardmig verify -o json names up to {NAMED_MAX:,} a table"
+        yield f"… and {more:,} more; shardmig -o json verify names up to {NAMED_MAX:,} a table"
 
 
 def _difference(difference: Difference) -> str:

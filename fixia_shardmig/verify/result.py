@@ -1,4 +1,4 @@
-"""What a comparison found, as plain values and as the JSON of `shardmig verify -o json`."""
+"""What a comparison found, as plain values and as the JSON of `shardmig -o json verify`."""
 
 from __future__ import annotations
 
