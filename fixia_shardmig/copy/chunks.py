@@ -9,8 +9,10 @@ from fixia_shardmig.model.catalog import Catalog, Table
 CHUNK_BYTES = 256 * 1024 * 1024
 PAGE_BYTES = 8192
 
-_TEXT_ONLY = frozenset({"money", "xml", "aclitem", "regproc", "regprocedure", "regoper", "regoperator", "regclass"})
-_TEXT_ONLY_TOO = frozenset({"regtype", "regconfig", "regdictionary", "regrole", "regnamespace", "regcollation"})
+_TEXT_ONLY = frozenset(
+    {"money", "xml", "tsquery", "aclitem", "regproc", "regprocedure", "regoper", "regoperator", "regclass", "regtype"}
+    | {"regconfig", "regdictionary", "regrole", "regnamespace", "regcollation"}
+)
 
 
 def plan_chunks(shard_map: ShardMap, catalog: Catalog, *, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
@@ -42,12 +44,13 @@ def _ranges(leaf: Table, chunk_bytes: int) -> list[tuple[int, int | None, int]]:
 def can_use_binary(leaf: Table) -> bool:
     """Whether every column's binary form means the same on any server.
 
-    Arrays, composites and ranges of user types carry OIDs of their own server, `reg*` types are OIDs, and `money`
-    depends on the locale: those tables travel as text (pitfall 47).
+    Arrays, composites and ranges of user types carry OIDs of their own server, `reg*` types are OIDs, `money`
+    depends on the locale, and an empty `tsquery` is refused in its own binary form: those tables travel as text
+    (pitfall 47).
     """
     return all(
         column.binary_io
         and (column.type_builtin or column.type_kind == "e")
-        and column.base_type.lstrip("_") not in _TEXT_ONLY | _TEXT_ONLY_TOO
+        and column.base_type.lstrip("_") not in _TEXT_ONLY
         for column in leaf.copied_columns
     )
