@@ -31,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     source_role.sees_all_rows,
     tables.identity,
     tables.deferrable_key,
+    tables.generated_key,
     tables.full_identity,
     tables.values_without_equality,
     tables.root_without_key,

@@ -58,6 +58,21 @@ def deferrable_key(look: Look) -> Iterator[Finding]:
             )
 
 
+def generated_key(look: Look) -> Iterator[Finding]:
+    """Find keys with a generated column, whose value the stream does not carry (pitfall 32)."""
+    for table in look.with_rows():
+        generated = [name for name in table.identity_columns if (c := table.column(name)) and c.generated]
+        if generated:
+            yield Finding(
+                "generated-key",
+                Severity.BLOCKER,
+                f"the key holds {listed(generated)}, which is generated and so in no stream: rows would have no name",
+                f"ALTER TABLE {quoted(table.name)} REPLICA IDENTITY USING INDEX a unique one over the columns that it is "
+                "computed from, or others that are NOT NULL",
+                table.name,
+            )
+
+
 def full_identity(look: Look) -> Iterator[Finding]:
     """Find tables matched row by whole row (pitfall 24)."""
     for table in look.with_rows():

@@ -49,6 +49,15 @@ CASES = [
         "FULL",
     ),
     (
+        "generated-key",
+        "blocker",
+        "items",
+        "CREATE TABLE items (a int, b int GENERATED ALWAYS AS (a + 1) STORED PRIMARY KEY)",
+        ITEMS,
+        "b, which is generated",
+        "USING INDEX",
+    ),
+    (
         "full-identity",
         "warning",
         "items",
