@@ -1,0 +1,118 @@
+"""How tables are cut, and which of them travel in binary. No server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixia_shardmig.copy.chunks import can_use_binary, plan_chunks
+from fixia_shardmig.copy.worker import _split_binary, _split_text
+from fixia_shardmig.mapping.shard_map import Endpoint, OnShard, Reference, ShardMap, Skip
+from fixia_shardmig.model.names import TableName
+from tests.fixtures.fix_catalogs import catalog, column, table
+
+PAGE = 8192
+
+
+def cut(*tables: tuple[str, int, int, str], chunk_bytes: int) -> list[tuple[str, int, int | None]]:
+    """Return (table, first page, end page) of the chunks of tables given as (name, pages, bytes, key)."""
+    made = [replace(table(name, "id int!", pk=key), pages=pages, size_bytes=size) for name, pages, size, key in tables]
+    rules = {one.name: OnShard("one") for one in made}
+    shard_map = ShardMap("m", "f", Endpoint(""), {"one": Endpoint("")}, "one", rules)
+    chunks = plan_chunks(shard_map, catalog(*made), chunk_bytes=chunk_bytes)
+    assert [chunk.id for chunk in chunks] == list(range(1, len(chunks) + 1))
+    return [(chunk.table.name, chunk.first_page, chunk.end_page) for chunk in chunks]
+
+
+def test_the_last_chunk_of_a_table_is_open() -> None:
+    """A table can grow between the catalog's reading and the snapshot."""
+    assert [("t", 0, 4), ("t", 4, 8), ("t", 8, None)] == cut(("t", 10, 10 * PAGE, "id"), chunk_bytes=4 * PAGE)
+
+
+def test_an_empty_table_is_one_open_chunk() -> None:
+    """It may hold rows by the time the snapshot is there."""
+    assert [("t", 0, None)] == cut(("t", 0, 0, "id"), chunk_bytes=PAGE)
+
+
+def test_a_table_without_a_key_is_never_cut() -> None:
+    """It has to be read whole within one snapshot (pitfall 44)."""
+    assert [("t", 0, None)] == cut(("t", 1000, 1000 * PAGE, ""), chunk_bytes=PAGE)
+
+
+def test_large_toast_makes_chunks_of_fewer_pages() -> None:
+    """Chunks are sized by bytes with TOAST, which is spread evenly over the pages."""
+    assert [("t", 0, 1), ("t", 1, None)] == cut(("t", 2, 200 * PAGE, "id"), chunk_bytes=100 * PAGE)
+
+
+def test_the_largest_table_goes_first() -> None:
+    """So that no giant is left alone at the end."""
+    chunks = cut(("a", 1, PAGE, "id"), ("c", 9, 9 * PAGE, "id"), ("b", 9, 9 * PAGE, "id"), chunk_bytes=100 * PAGE)
+    assert ["b", "c", "a"] == [name for name, _, _ in chunks]
+
+
+def test_skipped_tables_have_no_chunks() -> None:
+    """What is not moved is not listed."""
+    made = [table("a", "id int!"), table("b", "id int!")]
+    rules = {made[0].name: Skip("why"), made[1].name: Reference()}
+    shard_map = ShardMap("m", "f", Endpoint(""), {"one": Endpoint("")}, "one", rules)
+    assert [TableName("public", "b")] == [chunk.table for chunk in plan_chunks(shard_map, catalog(*made))]
+
+
+@given(pages=st.integers(0, 500), chunk_pages=st.integers(1, 600))
+def test_chunks_cover_every_page_once(pages: int, chunk_pages: int) -> None:
+    """Whatever the sizes, ranges join without gap or overlap, from page 0 to the open end."""
+    chunks = cut(("t", pages, pages * PAGE, "id"), chunk_bytes=chunk_pages * PAGE)
+    assert [0, *(end for _, _, end in chunks[:-1])] == [first for _, first, _ in chunks]
+    assert chunks[-1][2] is None
+
+
+@pytest.mark.parametrize(
+    ("base_type", "builtin", "kind", "binary"),
+    [
+        ("int4", True, "b", True),
+        ("_text", True, "b", True),
+        ("Kind", False, "e", True),
+        ("_Kind", False, "b", False),
+        ("hstore", False, "b", False),
+        ("pair", False, "c", False),
+        ("money", True, "b", False),
+        ("_money", True, "b", False),
+        ("tsquery", True, "b", False),
+        ("regclass", True, "b", False),
+    ],
+)
+def test_binary_is_for_types_that_mean_the_same_everywhere(
+    base_type: str, builtin: bool, kind: str, binary: bool  # noqa: FBT001  the columns of a table of cases
+) -> None:
+    """Pitfall 47: one column of another kind sends the whole table as text."""
+    other = replace(column("x text"), base_type=base_type, type_builtin=builtin, type_kind=kind)
+    made = replace(table("t", "id int!"), columns=(column("id int!"), other))
+    assert binary == can_use_binary(made)
+
+
+def test_a_type_without_binary_functions_travels_as_text() -> None:
+    """Pitfall 47: not every type has send and receive functions."""
+    made = table("t", "id int!")
+    assert not can_use_binary(replace(made, columns=(replace(made.columns[0], binary_io=False),)))
+
+
+def test_generated_columns_do_not_matter() -> None:
+    """Pitfall 32: what is not copied has no say."""
+    made = table("t", "id int!", "g money generated")
+    assert can_use_binary(made)
+
+
+@given(home=st.integers(-1, 30_000), rest=st.binary(max_size=50))
+def test_the_home_is_taken_off_a_binary_row(home: int, rest: bytes) -> None:
+    """The first field is an int2; the row without it has one field less and is otherwise untouched."""
+    row = (3).to_bytes(2, "big") + (2).to_bytes(4, "big") + home.to_bytes(2, "big", signed=True) + rest
+    assert (home, (2).to_bytes(2, "big") + rest) == _split_binary(row)
+
+
+@given(home=st.integers(-1, 30_000), rest=st.binary(max_size=50))
+def test_the_home_is_taken_off_a_text_row(home: int, rest: bytes) -> None:
+    """Only the first tab separates; tabs within values are escaped by the server and stay."""
+    assert (home, rest) == _split_text(str(home).encode() + b"\t" + rest)
