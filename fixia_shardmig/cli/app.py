@@ -211,7 +211,8 @@ def tail(session: Session, until: Any, jobs: int) -> int:  # noqa: ANN401  an LS
     )
     stopped = session.stopped_code
     status = stopped.name.lower() if stopped else "ok"
-    session.result(result.to_json(), text, status=status, next_steps=("shardmig tail", "shardmig verify"))
+    steps = ("shardmig status",) if result.switched else ("shardmig tail", "shardmig verify")
+    session.result(result.to_json(), text, status=status, next_steps=steps)
     return int(stopped or Exit.OK)
 
 

@@ -19,7 +19,7 @@ from fixia_shardmig.journal.records import Migration, TailState
 from fixia_shardmig.model.catalog import Catalog, Table
 from fixia_shardmig.model.errors import SAME_COMMAND, DriftError, RefusedError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.retry import unforeseen
 from fixia_shardmig.postgres.sessions import insert_lsn, session
@@ -50,7 +50,7 @@ FOLLOWING = frozenset({Phase.TAILING, Phase.VERIFIED, Phase.FENCED})
 
 @dataclass(slots=True)
 class TailResult:
-    """What this run of the tail has done."""
+    """What this run of the tail has done; `switched` when the shards have taken the writes over, so that it is over."""
 
     applied_lsn: LSN
     changes: int = 0
@@ -58,6 +58,7 @@ class TailResult:
     moved_rows: int = 0
     conflicts: int = 0
     seconds: float = 0.0
+    switched: bool = False
 
     def add(self, totals: TailTotals) -> None:
         """Add one stretch of the stream."""
@@ -126,6 +127,7 @@ class _Follower:
         if not self.context.stop.is_set():
             self.context.say("caught up; following the source (Ctrl-C ends it, shardmig tail goes on)")
             self._stream(lambda tail: tail.run(self.context.stop))
+            self.result.switched = writer_in(self.journal.get().phase) is Writer.SHARDS
         return self.result
 
     def _build(self) -> None:
@@ -213,8 +215,8 @@ def build_on_all(context: Context, stage: str, jobs: int) -> None:
 def accept_definitions(context: Context, journal: Journal, migration: Migration) -> Catalog:
     """Return the definitions to tail with: the source's if the shards have the same by now, else the shards' own.
 
-    What came before a change of definitions can then still be applied; the tail stops before the first change of the new
-    shape. Raises DriftError when the shards differ among themselves.
+    What came before a change of definitions can then still be applied; the tail stops before the first change of the
+    new shape. Raises DriftError when the shards differ among themselves.
     """
     found = {name: _catalog_of(endpoint.url) for name, endpoint in context.shard_map.shards.items()}
     lacking = [line for name, catalog in found.items() for line in _differing_shapes(context, name, catalog)]

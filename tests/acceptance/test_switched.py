@@ -25,10 +25,14 @@ def test_a_hook_that_fails_is_an_exit_code_and_a_command_that_finishes(shop: Sho
     assert ("ok", "", []) == (again["status"], again["unfinished"], again["next_steps"])
 
 
-def test_after_the_switch_nobody_misses_the_slot_or_asks_for_the_fence_on_the_shards(shop: Shop) -> None:
-    """The slot on the source may go; the fence's triggers are the source's alone."""
+def test_after_the_switch_the_tail_ends_and_nobody_misses_the_slot_or_asks_for_the_fence_on_the_shards(
+    shop: Shop,
+) -> None:
+    """There is nothing to tail any more; the slot on the source may go; the fence's triggers are the source's alone."""
     _verified(shop)
+    tail = shop.start("-o", "json", "tail").wait_for("following the source")
     shop.run("--yes", "cutover").expect(0)
+    assert ["shardmig status"] == tail.end().expect(0).json["next_steps"]
     shop.sql("source", "select pg_drop_replication_slot('shardmig_shop')")
     found = shop.json("status", "--exit-code")
     assert ([], None) == (found["problems"], found["slot"])
