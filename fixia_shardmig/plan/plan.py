@@ -102,7 +102,7 @@ class Plan:
     @property
     def next_steps(self) -> tuple[str, ...]:
         """Return the commands to run next."""
-        return ("shardmig plan",) if self.has_blockers else ("shardmig schema apply", "shardmig copy")
+        return ("shardmig plan",) if self.has_blockers else ("shardmig copy",)
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:
         """Return the findings of one severity."""

@@ -118,7 +118,7 @@ def test_the_text_names_every_table_and_no_secret(market: Split) -> None:
     password = market.url.split(":")[2].split("@")[0]
     assert password not in text
     assert all(str(name) in text for name in market.shard_map.tables)
-    assert text.endswith("nothing stands in the way\nnext: shardmig schema apply\n")
+    assert text.endswith("nothing stands in the way\nnext: shardmig copy\n")
 
 
 def test_a_sample_comes_near_and_says_so(planned: Callable[..., Planned], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_blockers_come_with_what_to_do_and_stop_the_next_step() -> None:
     blocked = plan(Finding("c", Severity.BLOCKER, "no", "remove it"))
     assert blocked.has_blockers
     assert render_text(blocked).endswith("1 blockers: the migration may not begin\nnext: shardmig plan\n")
-    assert render_text(plan()).endswith("nothing stands in the way\nnext: shardmig schema apply\n")
+    assert render_text(plan()).endswith("nothing stands in the way\nnext: shardmig copy\n")
 
 
 def test_the_json_has_the_promised_keys() -> None:
@@ -77,7 +77,7 @@ def test_the_json_has_the_promised_keys() -> None:
         shown["status"],
         shown["fingerprint"],
     )
-    assert ["shardmig schema apply", "shardmig copy"] == shown["next_steps"]
+    assert ["shardmig copy"] == shown["next_steps"]
     assert {
         "table": "posts",
         "rule": "follows user_id",
