@@ -76,3 +76,15 @@ def test_every_phase_is_documented(phase: Phase) -> None:
     """Each phase has its row in the explanation of the phases."""
     page = (ROOT / "docs/explanation/phases.md").read_text()
     assert re.search(rf"^\| {phase.name} \|", page, re.MULTILINE)
+
+
+def test_every_table_of_the_journal_is_documented() -> None:
+    """The page has a row for each table in the schema `shardmig`, with the place it is in, and no other."""
+    ddl = (ROOT / "fixia_shardmig/journal/journal.sql").read_text()
+    everywhere, on_the_journal_shard = ddl.split("-- name: on_the_journal_shard")
+    made = r"CREATE TABLE (?:IF NOT EXISTS )?shardmig\.(\w+)"
+    of_schema = re.findall(made, (ROOT / "fixia_shardmig/schema/apply.py").read_text())
+    expected = {(name, "every shard") for name in [*re.findall(made, everywhere), *of_schema]}
+    expected |= {(name, "journal shard") for name in re.findall(made, on_the_journal_shard)}
+    page = (ROOT / "docs/reference/journal.md").read_text()
+    assert expected == set(re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", page, re.MULTILINE))
