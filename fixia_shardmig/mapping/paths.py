@@ -53,7 +53,8 @@ def tells_equal_keys(column: Column) -> bool:
     if not column.collation_deterministic or column.type_kind == "c":
         return False
     if column.type_kind in {"r", "m"}:
-        return column.type_builtin and column.base_type.removesuffix("multirange").removesuffix("range") in _PLAIN_RANGES
+        kind = column.base_type.removesuffix("multirange").removesuffix("range")
+        return column.type_builtin and kind in _PLAIN_RANGES
     return not {column.base_type, column.element_type} & _SEVERAL_TEXTS or column.base_type in _KNOWN_TO_THE_STREAM
 
 

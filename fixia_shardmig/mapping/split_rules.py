@@ -109,7 +109,7 @@ def _by_reference(
     if own is None or to is None or value is None:
         return None
     if not tells_equal_keys(own) or not tells_equal_keys(to):
-        message = f"equal values of {own.name} ({own.type_text}) can read differently, so they point nowhere for certain"
+        message = f"equal values of {own.name} ({own.type_text}) can read differently, so it points nowhere for certain"
         scope.report.at_value((*at, "column"), message, hint="name a column of another type")
         return None
     if not same_spelling(own, to):

@@ -67,8 +67,8 @@ def generated_key(look: Look) -> Iterator[Finding]:
                 "generated-key",
                 Severity.BLOCKER,
                 f"the key holds {listed(generated)}, which is generated and so in no stream: rows would have no name",
-                f"ALTER TABLE {quoted(table.name)} REPLICA IDENTITY USING INDEX a unique one over the columns that it is "
-                "computed from, or others that are NOT NULL",
+                f"ALTER TABLE {quoted(table.name)} REPLICA IDENTITY USING INDEX a unique one over plain columns"
+                " that are NOT NULL",
                 table.name,
             )
 
