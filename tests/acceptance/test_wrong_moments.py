@@ -129,3 +129,12 @@ def test_a_row_without_a_home_stops_verify_at_once_and_a_line_in_the_mapping_let
     shop.run("verify").expect(0)
     shop.run("status", "--exit-code").expect(0)
     assert 1 == shop.one("clients", "select count(*) from users where kind = 'alien'")
+
+
+def test_the_shards_have_statistics_before_anybody_reads_them(shop: Shop) -> None:
+    """Pitfall 58: a copy ends with ANALYZE on every shard, so that the first reader's plan is no guess."""
+    shop.run("copy").expect(0)
+    for place in ("pros", "clients"):
+        shop.sql(place, "select pg_stat_force_next_flush()")
+        assert 1 <= shop.one(place, "select analyze_count from pg_stat_user_tables where relname = 'users'")
+        assert 0 <= shop.one(place, "select reltuples from pg_class where relname = 'users'")

@@ -14,7 +14,7 @@ ANSWERED = (
     *(*range(1, 14), 15, 18, 19, *range(21, 29), *range(31, 34), *range(37, 45)),
     *(*range(47, 54), 56, 57, 58, 59, 60, 68),
 )
-NUMBERS = re.compile(r"[Pp]itfalls? ([\d, and–-]+)")
+NUMBERS = re.compile(r"[Pp]itfalls? ([\d, and-]+)")
 
 
 @cache
