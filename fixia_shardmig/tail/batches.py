@@ -20,9 +20,10 @@ from fixia_shardmig.postgres.pgoutput import Change, Delete, Insert, Truncate
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.transactions import Transaction
 from fixia_shardmig.tail.definitions import Definitions
+from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_truncate, emit_update
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.record import Decisions, Explicit
-from fixia_shardmig.tail.router import Router, emit_delete, emit_insert, emit_truncate, emit_update
+from fixia_shardmig.tail.router import Router
 from fixia_shardmig.tail.settle import settle, settle_everything
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, TailTable, TailTables

@@ -51,7 +51,7 @@ class Definitions:
             raise DriftError(
                 f"the shards' definition of {table.name} is ahead of the stream ({difference}); changes from before it"
                 " wait in the slot",
-                hint="undo that DDL on the shards, run shardmig tail until it stops for the new definition, then run it",
+                hint="undo that DDL on the shards, run shardmig tail until it stops at the new definition, then do it",
             )
         raise DriftError(
             f"the definition of {table.name} changed on the source ({difference}); its changes wait in the slot",

@@ -15,9 +15,7 @@ from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import RelationPlan, TailTable
 
 
-def evaluate_sql(
-    shard: ShardSession, rule: SplitBySql, table: TailTable, values: dict[str, str | None]
-) -> str | None:
+def evaluate_sql(shard: ShardSession, rule: SplitBySql, table: TailTable, values: dict[str, str | None]) -> str | None:
     """Return what the mapping's expression says of a row that is not stored yet, as text."""
     casts = []
     for name in rule.columns:

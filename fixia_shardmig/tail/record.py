@@ -43,7 +43,9 @@ class Decisions:
 
     def to_bytes(self) -> bytes:
         """Return a compressed form."""
-        explicit = [(e.before_change, e.shard, e.kind, e.leaf.schema, e.leaf.name, e.columns, e.values) for e in self.explicit]
+        explicit = [
+            (e.before_change, e.shard, e.kind, e.leaf.schema, e.leaf.name, e.columns, e.values) for e in self.explicit
+        ]
         return zlib.compress(json.dumps({"masks": self.masks.tolist(), "explicit": explicit}).encode(), 1)
 
     @classmethod

@@ -7,21 +7,22 @@ batch with all that follow it. Before the shards are consistent (`loose`), a cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByReference, SplitBySql
-from fixia_shardmig.model.errors import UnroutableError
 from fixia_shardmig.model.names import TableName
-from fixia_shardmig.placement.stream import Key, Lookups, as_cast_to_text, comparable, deciding_path, home_of
+from fixia_shardmig.placement.stream import Key, Lookups, comparable, deciding_path, home_of
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Change, Delete, Insert, Relation, Truncate, Update
 from fixia_shardmig.postgres.transactions import Transaction
 from fixia_shardmig.tail.definitions import Definitions
+from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_truncate, emit_update, plain
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.reads import evaluate_sql, has_equal_row, read_columns, read_types
 from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Explicit
-from fixia_shardmig.tail.shards import DELETE, REGENERATE, UPDATE, Operation, ShardSession
+from fixia_shardmig.tail.refusals import unroutable
+from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of
 
 WINDOW_CHANGES = 5_000
@@ -155,8 +156,7 @@ class Router:
                 continue
             plan = self.plan_of(change.relation)
             if not isinstance(change, Insert) or self.loose:
-                row = change.new if isinstance(change, Insert) or not change.old_kind else change.old  # type: ignore[union-attr]
-                key = plan.own_key(row)
+                key = plan.own_key(_row_with_key(change))
                 if key and self._is_located(plan.table):
                     wanted.setdefault(plan.table.own, []).append(key)
             if not isinstance(change, Delete):
@@ -178,7 +178,7 @@ class Router:
             expressions.append((rule, plan, row))
         if not isinstance(rule, Follows):
             return
-        values = _deciding_values(plan, row)
+        values = plan.deciding_values(row)
         if values is None:
             return
         path, key = deciding_path(rule, values)
@@ -193,7 +193,7 @@ class Router:
 
     def _evaluate(self, rule: SplitBySql, plan: RelationPlan, row: Row) -> None:
         """Let a shard evaluate the mapping's expression over a row that is not stored yet."""
-        values = _deciding_values(plan, row)
+        values = plan.deciding_values(row)
         if values is None:
             return
         key = (id(rule), repr(values))
@@ -232,7 +232,7 @@ class Router:
         """Return the shard set of a row's home; 0 when it cannot be decided, None when a deciding value is left out."""
         if plan.table.fixed_mask is not None:
             return plan.table.fixed_mask
-        values = _deciding_values(plan, row)
+        values = plan.deciding_values(row)
         if values is None:
             return None
         home = home_of(plan.table.rule, values, shard_map=self.shard_map, lookups=self._lookups(values))
@@ -262,7 +262,7 @@ class Router:
         home = self.home_mask(plan, row) or 0
         key = plan.own_key(row)
         if not home:
-            home = self._without_home(plan, row, key)
+            home = self._without_home(plan, key)
         if self.loose and key:
             self._remove_from(plan, key, self.locations.of(plan.table.own, key) & ~home)
         emit_insert(self.shards, plan, row, home)
@@ -270,7 +270,7 @@ class Router:
         self._is_at(plan, row, home)
         self._came(plan, row)
 
-    def _without_home(self, plan: RelationPlan, row: Row, key: Key | None) -> int:
+    def _without_home(self, plan: RelationPlan, key: Key | None) -> int:
         """Park a row whose home cannot be decided yet: at the end of its transaction it may be, else settling refuses.
 
         A key that changes by ON UPDATE CASCADE over two columns leaves a row for a moment with a parent that is gone.
@@ -344,9 +344,9 @@ class Router:
         row = tuple(
             filled[name] if value is UNCHANGED else value for name, value in zip(plan.columns, change.new, strict=True)
         )
-        home = self.home_mask(plan, row) or self._without_home(plan, row, key)
+        home = self.home_mask(plan, row) or self._without_home(plan, key)
         self._remove_from(plan, key, self.locations.of(plan.table.own, key) & ~home)
-        self._explicit(home, PUT, plan, plan.columns, _plain(row))
+        self._explicit(home, PUT, plan, plan.columns, plain(row))
         self._is_at(plan, row, home)
         self._came(plan, row)
 
@@ -442,8 +442,8 @@ class Router:
             row = change.new
             if isinstance(change, Update):
                 row = tuple(o if n is UNCHANGED else n for o, n in zip(change.old, change.new, strict=True))
-            home = self.home_mask(plan, row) or self._without_home(plan, row, None)
-            self._explicit(home, PUT, plan, plan.columns, _plain(row))
+            home = self.home_mask(plan, row) or self._without_home(plan, None)
+            self._explicit(home, PUT, plan, plan.columns, plain(row))
             self._is_at(plan, row, home)
             self._came(plan, row)
             if isinstance(change, Update):
@@ -451,7 +451,7 @@ class Router:
         self.decisions.masks.append(0)
 
     def _remove_keyless(self, plan: RelationPlan, row: Row) -> None:
-        old = _plain_as_text(plan, row)
+        old = plan.cast_to_text(row)
         shard = self._holder_of(plan, old)
         if shard is None:
             self.missed[plan.table.leaf] = self.missed.get(plan.table.leaf, 0) + 1
@@ -541,54 +541,6 @@ class _PendingInserts:
                         yield (space, key), (plan, change.new)
 
 
-# what a decided change does to the shards; a replay calls these too
-
-
-def emit_insert(shards: Sequence[ShardSession], plan: RelationPlan, row: Row, mask: int) -> None:
-    """Queue a complete row on the shards of a set."""
-    table = plan.table.table
-    for shard in shards:
-        if mask >> shard.number & 1:
-            shard.add(table.name, Operation(shard.put_kind(table), plan.columns, _plain(row)))
-
-
-def emit_update(shards: Sequence[ShardSession], plan: RelationPlan, change: Update, mask: int) -> None:
-    """Queue the values that an UPDATE brought; one that only left values unchanged is nothing (pitfall 21)."""
-    own = plan.table.own.columns
-    always = {column.name for column in plan.table.table.columns if column.identity == "a"}
-    source = change.old if change.old_kind else change.new
-    key = _plain([source[plan.columns.index(name)] for name in own])
-    new = {name: value for name, value in zip(plan.columns, change.new, strict=True) if value is not UNCHANGED}
-    operations: list[Operation] = []
-    if columns := tuple(name for name in new if name not in always):
-        operations.append(Operation(UPDATE, columns, _plain([new[name] for name in columns]) + key))
-    if columns := tuple(name for name in new if name in always and (name not in own or change.old_kind)):
-        identities = _plain([new[name] for name in columns])
-        pairs = zip(own, key, strict=True)
-        key = _plain([value if name in always else new.get(name, value) for name, value in pairs])
-        operations.append(Operation(REGENERATE, columns, identities + key + identities))
-    for shard in shards:
-        if mask >> shard.number & 1:
-            for operation in operations:
-                shard.add(plan.table.leaf, operation)
-
-
-def emit_delete(shards: Sequence[ShardSession], plan: RelationPlan, old: Row, mask: int) -> None:
-    """Queue a DELETE by key; of an old tuple only the key means anything (pitfall 22)."""
-    own = plan.table.own.columns
-    key = _plain(tuple(old[plan.columns.index(name)] for name in own))
-    for shard in shards:
-        if mask >> shard.number & 1:
-            shard.add(plan.table.leaf, Operation(DELETE, own, key))
-
-
-def emit_truncate(shards: Sequence[ShardSession], change: Truncate, tables: Sequence[TailTable]) -> None:
-    """Empty tables on every shard that has them, now."""
-    for shard in shards:
-        here = [table.leaf for table in tables if table.allowed_mask >> shard.number & 1]
-        shard.truncate(here, restart_identity=change.restart_identity)
-
-
 # helpers
 
 
@@ -599,53 +551,8 @@ def _windows(transactions: Iterable[Transaction]) -> Iterator[list[tuple[Transac
         yield window
 
 
-def _deciding_values(plan: RelationPlan, row: Row) -> dict[str, str | None] | None:
-    """Return the deciding values as `::text` shows them; None when one was left out as unchanged."""
-    values: dict[str, str | None] = {}
-    for name, at, column in plan.deciding:
-        value = row[at]
-        if value is UNCHANGED:
-            return None
-        values[name] = as_cast_to_text(column, value)  # type: ignore[arg-type]
-    return values
-
-
-def _plain(values: Sequence[object]) -> tuple[str | None, ...]:
-    return tuple(value if isinstance(value, str) else None for value in values)
-
-
-def _plain_as_text(plan: RelationPlan, row: Row) -> tuple[str | None, ...]:
-    return tuple(
-        as_cast_to_text(column, value) if isinstance(value, str) else None
-        for (_, column), value in zip(plan.full_columns, row, strict=True)
-    )
-
-
-def unroutable(plan: RelationPlan, row: Row) -> UnroutableError:
-    """Return the error that names a row without a home; see `no_home`."""
-    own = plan.table.own.columns
-    key = {name: value for name, value in zip(plan.columns, row, strict=True) if name in own}
-    return no_home(plan.table, key, _deciding_values(plan, row) or {})
-
-
-def no_home(table: TailTable, key: Mapping[str, object], values: Mapping[str, str | None]) -> UnroutableError:
-    """Return the error that names a row without a home, the reason, and the line for the mapping."""
-    shown = ", ".join(f"{name} = {_shorten(value)}" for name, value in key.items()) or "without a key"
-    why = ", ".join(f"{name} = {_shorten(value)}" for name, value in values.items())
-    if isinstance(table.rule, Follows):
-        line = f"otherwise: <shard> under `{table.root}:`"
-        reason = f"it follows {why}, and no such parent is on any shard"
-    else:
-        line = f"a home for this value, or otherwise: <shard>, under `{table.root}:`"
-        reason = f"the mapping has no home for {why}"
-    return UnroutableError(
-        f"row ({shown}) of {table.leaf} has no home: {reason}; nothing of its transaction was applied, the slot keeps it",
-        hint=f"add {line} in the mapping, then: shardmig tail",
-    )
-
-
-def _shorten(value: object) -> str:
-    text = "NULL" if value is None else str(value)
-    return text if len(text) <= 80 else text[:77] + "…"  # noqa: PLR2004  a line's worth
-
-
+def _row_with_key(change: Insert | Update | Delete) -> Row:
+    """Return the tuple that holds the key by which a row is found, the old one where there is one."""
+    if isinstance(change, Delete) or (isinstance(change, Update) and change.old_kind):
+        return change.old
+    return change.new

@@ -19,7 +19,8 @@ from fixia_shardmig.postgres.sessions import quoted
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.reads import leaf_of, read_key, sql_of_mapping
 from fixia_shardmig.tail.record import PUT, Decisions, Explicit
-from fixia_shardmig.tail.router import Router, no_home
+from fixia_shardmig.tail.refusals import no_home
+from fixia_shardmig.tail.router import Router
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Follower, Keyspace, TailTable, deciding_columns
 
@@ -216,9 +217,7 @@ class _Settling:
             self._is_now_at(table, columns, row, 1 << end.number)
         self.moved += len(rows)
 
-    def _is_now_at(
-        self, table: TailTable, columns: tuple[str, ...], row: Sequence[str | None], shards: int
-    ) -> None:
+    def _is_now_at(self, table: TailTable, columns: tuple[str, ...], row: Sequence[str | None], shards: int) -> None:
         for space in (table.own, *table.tracked):
             key = self._key(table, space, dict(zip(columns, row, strict=True)))
             if key:
@@ -246,9 +245,7 @@ def _paths(followers: dict[TableName, list[Follower]], root: TableName) -> list[
 
 
 def _evaluation(rule: SplitBySql, root: TableName) -> sql.Composed:
-    columns = sql.SQL(", ").join(
-        sql.SQL("t.{0} AS {0}").format(quoted(column)) for column in rule.columns
-    )
+    columns = sql.SQL(", ").join(sql.SQL("t.{0} AS {0}").format(quoted(column)) for column in rule.columns)
     return sql.SQL("(SELECT ({})::text FROM (SELECT {}) AS {})").format(
         sql_of_mapping(rule), columns, quoted(root.name)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -53,9 +54,7 @@ def insert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 def upsert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
     """Return an INSERT that overwrites a row of the same key; parameters are the columns' values."""
     key = table.identity_columns
-    assignments = [
-        sql.SQL("{0} = excluded.{0}").format(quoted(column)) for column in columns if column not in key
-    ]
+    assignments = [sql.SQL("{0} = excluded.{0}").format(quoted(column)) for column in columns if column not in key]
     action = sql.SQL("UPDATE SET ") + sql.SQL(", ").join(assignments) if assignments else sql.SQL("NOTHING")
     return sql.SQL("{} ON CONFLICT ({}) DO {}").format(insert(table, columns), names(key), action)
 
@@ -63,7 +62,7 @@ def upsert(table: Table, columns: tuple[str, ...]) -> sql.Composed:
 def can_upsert(table: Table) -> bool:
     """Whether ON CONFLICT can be used.
 
-    It refuses deferrable keys, those WITHOUT OVERLAPS and tables with rules, and SET refuses GENERATED ALWAYS identities.
+    It refuses deferrable keys, those WITHOUT OVERLAPS and tables with rules; SET refuses GENERATED ALWAYS identities.
     """
     key = next((i for i in table.indexes if i.columns == table.identity_columns and i.unique and i.immediate), None)
     always = any(column.identity == "a" and column.name not in table.identity_columns for column in table.columns)
@@ -125,8 +124,7 @@ def as_text(columns: tuple[str, ...], alias: str | None = None) -> sql.Composed:
     """Return a select list that shows columns as text under their own names."""
     qualified = [quoted(alias, column) if alias else quoted(column) for column in columns]
     return sql.SQL(", ").join(
-        sql.SQL("{}::text AS {}").format(item, quoted(column))
-        for item, column in zip(qualified, columns, strict=True)
+        sql.SQL("{}::text AS {}").format(item, quoted(column)) for item, column in zip(qualified, columns, strict=True)
     )
 
 
@@ -148,9 +146,9 @@ def key_type(column: Column) -> sql.SQL:
     Without a length, since a cast to one cuts silently.
     """
     if column.base_type in _UNPADDED:
-        return sql.SQL(_UNPADDED[column.base_type])  # type: ignore[arg-type]
+        return sql.SQL(cast("LiteralString", _UNPADDED[column.base_type]))
     text = column.type_text if '"' in column.type_text else re.sub(r"\([^)]*\)", "", column.type_text)
-    return sql.SQL(text.replace("%", "%%"))  # type: ignore[arg-type]
+    return sql.SQL(cast("LiteralString", text.replace("%", "%%")))
 
 
 def wanted_keys(columns: tuple[Column, ...]) -> sql.Composed:

@@ -21,8 +21,8 @@ from fixia_shardmig.mapping.shard_map import (
 from fixia_shardmig.model.catalog import Catalog, Column, Table
 from fixia_shardmig.model.errors import DriftError
 from fixia_shardmig.model.names import TableName
-from fixia_shardmig.placement.stream import Key, comparable
-from fixia_shardmig.postgres.pgoutput import Relation, Unchanged
+from fixia_shardmig.placement.stream import Key, as_cast_to_text, comparable
+from fixia_shardmig.postgres.pgoutput import UNCHANGED, Relation, Unchanged
 
 Value = str | Unchanged | None
 Row = tuple[Value, ...]
@@ -121,9 +121,7 @@ class TailTables:
             deciding=deciding_columns(rule),
             fixed_mask=_fixed_mask(rule, self.shard_map),
             allowed_mask=self._mask(self.shard_map.shards_of(root)),
-            undeclared=tuple(
-                dict.fromkeys(Keyspace(root, path.to) for path in paths if not path.declared and spaces)
-            ),
+            undeclared=tuple(dict.fromkeys(Keyspace(root, path.to) for path in paths if not path.declared and spaces)),
             names_types=any(
                 isinstance(other, SplitByReference) and other.references == root
                 for other in self.shard_map.tables.values()
@@ -198,6 +196,23 @@ class RelationPlan:
             column = self._column(name)
             parts.append((places[name], column if column.base_type in _REWRITTEN_KEYS else None))
         return tuple(parts)
+
+    def deciding_values(self, row: Row) -> dict[str, str | None] | None:
+        """Return the deciding values as `::text` shows them; None when one was left out as unchanged."""
+        values: dict[str, str | None] = {}
+        for name, at, column in self.deciding:
+            value = row[at]
+            if value is UNCHANGED:
+                return None
+            values[name] = as_cast_to_text(column, value)
+        return values
+
+    def cast_to_text(self, row: Row) -> tuple[str | None, ...]:
+        """Return all values as `::text` shows them."""
+        return tuple(
+            as_cast_to_text(column, value) if isinstance(value, str) else None
+            for (_, column), value in zip(self.full_columns, row, strict=True)
+        )
 
     def own_key(self, row: Row) -> Key | None:
         """Return the identity of a tuple, or None when a part is missing."""

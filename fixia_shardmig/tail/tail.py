@@ -24,11 +24,11 @@ from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.model.phase import Writer, writer_in
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
-from fixia_shardmig.postgres.sessions import connect, insert_lsn, quoted
+from fixia_shardmig.postgres.sessions import connect, insert_lsn
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
 from fixia_shardmig.postgres.visibility import is_visible
@@ -110,7 +110,7 @@ class Tail:
         self._barrier: int | None = None
         self._reached: int | None = None
         self._commit_time: datetime | None = None
-        self._last = dict.fromkeys(("control", "state", "heartbeat", "drift", "idle"), 0.0)
+        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "drift", "idle"), 0.0)
         self._rate = (time.monotonic(), 0, 0.0)
         with ExitStack() as opened:
             self._open(opened, spool)
@@ -388,8 +388,8 @@ class Tail:
     def _refuse_drift(self) -> None:
         if self._drift is not None:
             raise DriftError(
-                f"a table's definition changed on the source; what came before is applied up to {self.batches.position},"
-                " and the slot keeps the rest",
+                "a table's definition changed on the source; what came before is applied up to"
+                f" {self.batches.position}, and the slot keeps the rest",
                 hint="shardmig schema diff shows what the shards lack; run that DDL there, then: shardmig tail",
             )
 

@@ -1,4 +1,4 @@
-"""A copy that goes on under a later snapshot: what moved, came, went and changed between makes no difference in the end.
+"""A copy that goes on under a later snapshot: what moved, came, went and changed between makes no difference.
 
 Each test stops the copy at a named place, changes the source, copies the rest under the next snapshot, and lets the
 tail catch up; then every row has to be where the source of now says.
@@ -23,7 +23,8 @@ log: {follows: owner}
 """
 DDL = """
 CREATE TABLE users (id int PRIMARY KEY, kind text, pad text, big text);
-CREATE TABLE items (id int PRIMARY KEY, owner int REFERENCES users ON DELETE CASCADE ON UPDATE CASCADE, pad text, big text);
+CREATE TABLE items (id int PRIMARY KEY, owner int REFERENCES users ON DELETE CASCADE ON UPDATE CASCADE, pad text,
+    big text);
 CREATE TABLE parts (id int PRIMARY KEY, item int REFERENCES items ON DELETE CASCADE ON UPDATE CASCADE, pad text);
 CREATE TABLE categories (id int PRIMARY KEY, name text, pad text, big text);
 CREATE TABLE settings (id int PRIMARY KEY, name text, pad text, big text);
@@ -200,7 +201,8 @@ def test_the_tail_goes_on_loosely_over_a_stop(copying: Epochs) -> None:
         copying.take(chunks=copying.open_chunks()[::2])
     migration.run("UPDATE users SET kind = chr(97 + (id + 1) % 3)")
     first = migration.here()
-    migration.run("UPDATE users SET kind = chr(97 + (id + 2) % 3) WHERE id % 2 = 0", "DELETE FROM items WHERE id % 9 = 0")
+    migration.run("UPDATE users SET kind = chr(97 + (id + 2) % 3) WHERE id % 2 = 0")
+    migration.run("DELETE FROM items WHERE id % 9 = 0")
     second = migration.here()
     migration.run("UPDATE users SET pad = repeat('z', 2000)")
     with copying.snapshot():

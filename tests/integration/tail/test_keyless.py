@@ -49,7 +49,9 @@ def test_rows_without_a_key_move_with_their_parent(migration_of: Callable[..., M
     migration.run("UPDATE users SET kind = 'b' WHERE id = 1", f"UPDATE logs SET owner = 3 WHERE {ONE.format(2)}")
     migration.tail()
     migration.judge(TYPES_HOMES)
-    migration.run("UPDATE users SET kind = CASE kind WHEN 'c' THEN 'a' ELSE 'c' END", "DELETE FROM logs WHERE owner = 2")
+    migration.run(
+        "UPDATE users SET kind = CASE kind WHEN 'c' THEN 'a' ELSE 'c' END", "DELETE FROM logs WHERE owner = 2"
+    )
     assert migration.tail().conflicts == 0
     migration.judge(TYPES_HOMES)
 

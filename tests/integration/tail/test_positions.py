@@ -1,4 +1,4 @@
-"""Slots, publications, positions and barriers: what is acknowledged, in which order, and where exactly the tail stands."""
+"""Slots, publications, positions and barriers: what is acknowledged, and where exactly the tail stands."""
 
 from __future__ import annotations
 
@@ -113,7 +113,9 @@ def test_after_a_crash_of_the_source_the_slot_repeats_and_nothing_is_doubled(
     shop: Migration, source_cluster: Cluster
 ) -> None:
     """Pitfall 39: a slot's position on disk is older than what was confirmed; what comes again is passed over."""
-    shop.run("INSERT INTO items (owner) SELECT 1 FROM generate_series(1, 20)", "UPDATE users SET kind = 'b' WHERE id = 1")
+    shop.run(
+        "INSERT INTO items (owner) SELECT 1 FROM generate_series(1, 20)", "UPDATE users SET kind = 'b' WHERE id = 1"
+    )
     shop.tail()
     source_cluster.kill()
     source_cluster.start()
@@ -192,9 +194,13 @@ def write_until(stop: threading.Event, url: str, number: int) -> None:
         while not stop.is_set():
             n += 1
             with connection.transaction():
-                connection.execute("UPDATE users SET n = n + 1, kind = chr(97 + %s) WHERE id %% 3 = %s", (n % 3, number))
+                connection.execute(
+                    "UPDATE users SET n = n + 1, kind = chr(97 + %s) WHERE id %% 3 = %s", (n % 3, number)
+                )
                 connection.execute("INSERT INTO items (owner) VALUES (%s)", (3 * (n % 3) + number or 9,))
-            connection.execute("DELETE FROM items WHERE id IN (SELECT id FROM items WHERE owner %% 3 = %s LIMIT 1)", (number,))
+            connection.execute(
+                "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE owner %% 3 = %s LIMIT 1)", (number,)
+            )
 
 
 def test_both_sides_are_equal_at_a_barrier_while_writers_write(shop: Migration) -> None:

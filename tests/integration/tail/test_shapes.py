@@ -15,7 +15,8 @@ USERS_DDL = "CREATE TABLE users (id int PRIMARY KEY, kind text); INSERT INTO use
 OF_OWNER = f"(SELECT {KIND} FROM users WHERE id = t.owner)"
 
 PARTITIONED = """
-CREATE TABLE events (id int, owner int REFERENCES users, at date, big text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE events (id int, owner int REFERENCES users, at date, big text, PRIMARY KEY (id, at))
+    PARTITION BY RANGE (at);
 CREATE TABLE events_2023 PARTITION OF events FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
 CREATE TABLE events_2024 PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01') PARTITION BY HASH (id);
 CREATE TABLE events_2024_1 PARTITION OF events_2024 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
@@ -24,7 +25,8 @@ ALTER TABLE events_2024_2 DROP dropped;
 ALTER TABLE events_2024 ATTACH PARTITION events_2024_2 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 CREATE TABLE parts (id int PRIMARY KEY, event int, at date, FOREIGN KEY (event, at) REFERENCES events
     ON UPDATE CASCADE ON DELETE CASCADE);
-INSERT INTO events SELECT n, 1 + n % 3, '2023-06-01'::date + n * 30, repeat(n::text, 4000) FROM generate_series(1, 15) n;
+INSERT INTO events SELECT n, 1 + n % 3, '2023-06-01'::date + n * 30, repeat(n::text, 4000)
+    FROM generate_series(1, 15) n;
 INSERT INTO parts SELECT id, id, at FROM events;
 """
 PARTITIONED_HOMES = {
@@ -36,15 +38,20 @@ PARTITIONED_HOMES = {
 
 def test_partitions_and_updates_across_them(migration_of: Callable[..., Migration]) -> None:
     """Pitfall 31: an update across partitions is a DELETE and an INSERT; leaves differ in the order of columns."""
-    migration = migration_of(f"{USERS}\nevents: {{follows: owner}}\nparts: {{follows: {{columns: [event, at]}}}}", 
-                             USERS_DDL + PARTITIONED).copy()
+    migration = migration_of(
+        f"{USERS}\nevents: {{follows: owner}}\nparts: {{follows: {{columns: [event, at]}}}}", USERS_DDL + PARTITIONED
+    ).copy()
     migration.judge(PARTITIONED_HOMES)
     for statements in (
         ["UPDATE events SET owner = 1 + owner % 3 WHERE id % 2 = 0"],
         ["UPDATE events SET at = at - 100 WHERE id > 12"],
         ["UPDATE users SET kind = 'b' WHERE id = 1"],
         ["UPDATE events SET at = at + 1, owner = 3 WHERE id < 4", "UPDATE users SET kind = 'a' WHERE id = 3"],
-        ["DELETE FROM events WHERE id = 6", "INSERT INTO events VALUES (6, 2, '2024-02-01')", "TRUNCATE events_2023 CASCADE"],
+        [
+            "DELETE FROM events WHERE id = 6",
+            "INSERT INTO events VALUES (6, 2, '2024-02-01')",
+            "TRUNCATE events_2023 CASCADE",
+        ],
         ["INSERT INTO parts VALUES (60, 6, '2024-02-01')", "UPDATE events SET id = 66 WHERE id = 6"],
     ):
         migration.run(*statements)
@@ -55,9 +62,11 @@ def test_partitions_and_updates_across_them(migration_of: Callable[..., Migratio
 def test_a_split_partitioned_table_moves_between_shards_and_leaves(migration_of: Callable[..., Migration]) -> None:
     """Pitfall 31: the split value stands in a partitioned table whose partitions are by that value too."""
     migration = migration_of(
-        "users: {split_by: kind, homes: {a: north, b: south}, otherwise: west}\nitems: {follows: {columns: [owner, kind]}}",
+        "users: {split_by: kind, homes: {a: north, b: south}, otherwise: west}\nitems: {follows: {columns:"
+        " [owner, kind]}}",
         "CREATE TABLE users (id int, kind text, big text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);"
-        "CREATE TABLE users_a PARTITION OF users FOR VALUES IN ('a'); CREATE TABLE users_rest PARTITION OF users DEFAULT;"
+        "CREATE TABLE users_a PARTITION OF users FOR VALUES IN ('a'); CREATE TABLE users_rest PARTITION OF"
+        " users DEFAULT;"
         "CREATE TABLE items (id int PRIMARY KEY, owner int, kind text, FOREIGN KEY (owner, kind) REFERENCES users"
         " ON UPDATE CASCADE);"
         "INSERT INTO users SELECT n, chr(97 + n % 3), repeat('x', 4000) FROM generate_series(1, 9) n;"
@@ -76,7 +85,8 @@ def test_a_split_partitioned_table_moves_between_shards_and_leaves(migration_of:
 def test_inheritance_children_are_tables_of_their_own(migration_of: Callable[..., Migration]) -> None:
     """Pitfall 31: ONLY everywhere; a parent's change must not touch a child's row of the same key."""
     migration = migration_of(
-        f"{USERS}\nplaces: {{follows: owner}}\ncapitals: {{follows: {{columns: [owner], references: users, to: [id]}}}}",
+        f"{USERS}\nplaces: {{follows: owner}}\ncapitals: {{follows: {{columns: [owner], references: users,"
+        f" to: [id]}}}}",
         USERS_DDL + "CREATE TABLE places (id int PRIMARY KEY, owner int REFERENCES users, name text);"
         "CREATE TABLE capitals (PRIMARY KEY (id), country text) INHERITS (places);"
         "INSERT INTO places SELECT n, 1 + n % 3, 'p' FROM generate_series(1, 6) n;"
@@ -95,13 +105,16 @@ def test_generated_columns_and_identities_always(migration_of: Callable[..., Mig
     """Pitfall 32: generated columns are computed by the shards; GENERATED ALWAYS is overridden and never in SET."""
     migration = migration_of(
         f"{USERS}\nitems: {{follows: owner}}",
-        USERS_DDL + "CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, owner int REFERENCES users,"
+        USERS_DDL
+        + "CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, owner int REFERENCES users,"
         " n int, doubled int GENERATED ALWAYS AS (n * 2) STORED, serial bigint GENERATED BY DEFAULT AS IDENTITY);"
         "INSERT INTO items (owner, n) SELECT 1 + n % 3, n FROM generate_series(1, 9) n",
     ).copy()
     homes = {"users": KIND, "items": OF_OWNER}
     migration.judge(homes)
-    migration.run("INSERT INTO items (owner, n) VALUES (1, 100), (2, 200)", "UPDATE items SET n = n + 1, serial = DEFAULT")
+    migration.run(
+        "INSERT INTO items (owner, n) VALUES (1, 100), (2, 200)", "UPDATE items SET n = n + 1, serial = DEFAULT"
+    )
     migration.run("INSERT INTO items (id, owner, n) OVERRIDING SYSTEM VALUE VALUES (5000, 3, 1)")
     migration.run("UPDATE items SET id = DEFAULT WHERE n = 101", "UPDATE items SET owner = 2, n = 7 WHERE id = 5000")
     migration.run("UPDATE users SET kind = 'a' WHERE id = 2")
@@ -149,7 +162,7 @@ HOMES = {"users": KIND, "notes": OF_OWNER}
     ],
 )
 def test_a_changed_definition_stops_the_tail_until_the_shards_have_it(notes: Migration, ddl: str) -> None:
-    """Pitfall 30: what came before is applied, the first change of the new shape is not; then the same DDL is enough."""
+    """Pitfall 30: what came before is applied, the first change of the new shape is not; the same DDL is enough."""
     notes.run("UPDATE notes SET owner = 2, n = 77 WHERE id = 1", "INSERT INTO notes VALUES (40, 1, 'ok', 5)")
     notes.source.execute(ddl.encode())
     notes.run("UPDATE notes SET owner = 1 WHERE id = 2", "INSERT INTO notes (id, owner) VALUES (50, 3)")
@@ -265,9 +278,12 @@ def test_a_new_enum_value_as_a_type_needs_ddl_and_a_home(migration_of: Callable[
 
 def test_a_new_partition_is_drift_until_the_shards_have_it(migration_of: Callable[..., Migration]) -> None:
     """Pitfalls 30, 31: a partition that is made mid-flight is published at once; the shards need it first."""
-    migration = migration_of(f"{USERS}\nevents: {{follows: owner}}", USERS_DDL + "CREATE TABLE events (id int PRIMARY KEY,"
+    migration = migration_of(
+        f"{USERS}\nevents: {{follows: owner}}",
+        USERS_DDL + "CREATE TABLE events (id int PRIMARY KEY,"
         " owner int REFERENCES users) PARTITION BY RANGE (id);"
-        "CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (100)").copy()
+        "CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (100)",
+    ).copy()
     made = "CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (100) TO (200)"
     context = migration.context()
     migration.source.execute(made.encode())
@@ -280,7 +296,7 @@ def test_a_new_partition_is_drift_until_the_shards_have_it(migration_of: Callabl
 
 
 def test_a_new_unmapped_table_does_not_touch_us(notes: Migration) -> None:
-    """Pitfall 30: CREATE TABLE mid-flight; the next command wants a word about it, and `skip` with a reason is enough."""
+    """Pitfall 30: CREATE TABLE mid-flight; the next command wants a word about it, and `skip` will do."""
     context = notes.context()
     notes.source.execute(b"CREATE TABLE brand_new (id int PRIMARY KEY)")
     notes.run("INSERT INTO brand_new VALUES (1)", "INSERT INTO notes (id, owner) VALUES (50, 3)")

@@ -44,7 +44,10 @@ def loose_ends(migration_of: Callable[..., Migration]) -> Migration:
 CHANGES = {
     "the parent comes later": ["INSERT INTO users VALUES (3, 'a', 'cat')"],
     "the parent goes first": ["DELETE FROM users WHERE id = 3"],
-    "it goes and comes back of another type": ["DELETE FROM users WHERE id = 1", "INSERT INTO users VALUES (1, 'b', 'ann')"],
+    "it goes and comes back of another type": [
+        "DELETE FROM users WHERE id = 1",
+        "INSERT INTO users VALUES (1, 'b', 'ann')",
+    ],
     "followers come first in one transaction": [
         "INSERT INTO notes VALUES (30, 30, 'first')",
         "INSERT INTO marks VALUES (30, 'dan')",
@@ -129,7 +132,9 @@ def test_keys_whose_equal_values_have_several_texts(migration_of: Callable[..., 
     migration.run("INSERT INTO letters VALUES ('N', 'NEW@x')", "INSERT INTO stamps VALUES ('N       ', 1.5, true)")
     migration.tail()
     migration.judge(KEYS_HOMES)
-    migration.run("UPDATE accounts SET kind = 'b' WHERE tenant = 7", "UPDATE mails SET address = 'nEW@X' WHERE tenant = 7")
+    migration.run(
+        "UPDATE accounts SET kind = 'b' WHERE tenant = 7", "UPDATE mails SET address = 'nEW@X' WHERE tenant = 7"
+    )
     migration.run("UPDATE accounts SET id = 7.1000 WHERE tenant = 7", "UPDATE stamps SET n = n + 1, flag = NOT flag")
     migration.tail()
     migration.judge(KEYS_HOMES)

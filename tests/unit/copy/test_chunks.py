@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fixia_shardmig.copy.chunks import can_use_binary, plan_chunks
 from fixia_shardmig.copy.worker import _split_binary, _split_text
-from fixia_shardmig.mapping.shard_map import Endpoint, OnShard, Reference, ShardMap, Skip
+from fixia_shardmig.mapping.shard_map import Endpoint, OnShard, Reference, Rule, ShardMap, Skip
 from fixia_shardmig.model.names import TableName
 from tests.fixtures.fix_catalogs import catalog, column, table
 
@@ -56,7 +56,7 @@ def test_the_largest_table_goes_first() -> None:
 def test_skipped_tables_have_no_chunks() -> None:
     """What is not moved is not listed."""
     made = [table("a", "id int!"), table("b", "id int!")]
-    rules = {made[0].name: Skip("why"), made[1].name: Reference()}
+    rules: dict[TableName, Rule] = {made[0].name: Skip("why"), made[1].name: Reference()}
     shard_map = ShardMap("m", "f", Endpoint(""), {"one": Endpoint("")}, "one", rules)
     assert [TableName("public", "b")] == [chunk.table for chunk in plan_chunks(shard_map, catalog(*made))]
 
@@ -85,7 +85,10 @@ def test_chunks_cover_every_page_once(pages: int, chunk_pages: int) -> None:
     ],
 )
 def test_binary_is_for_types_that_mean_the_same_everywhere(
-    base_type: str, builtin: bool, kind: str, binary: bool  # noqa: FBT001  the columns of a table of cases
+    base_type: str,
+    builtin: bool,  # noqa: FBT001  the columns of a table of cases
+    kind: str,
+    binary: bool,  # noqa: FBT001
 ) -> None:
     """Pitfall 47: one column of another kind sends the whole table as text."""
     other = replace(column("x text"), base_type=base_type, type_builtin=builtin, type_kind=kind)

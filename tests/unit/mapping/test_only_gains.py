@@ -43,7 +43,11 @@ def gains(before: Rule, now: Rule) -> bool:
         (SPLIT, replace(SPLIT, homes={"a": "south"}), False),
         (SPLIT, replace(SPLIT, homes={"b": "south"}), False),
         (SPLIT, replace(SPLIT, column="other"), False),
-        (replace(SPLIT, otherwise="south"), replace(SPLIT, homes={"a": "north", "b": "north"}, otherwise="south"), False),
+        (
+            replace(SPLIT, otherwise="south"),
+            replace(SPLIT, homes={"a": "north", "b": "north"}, otherwise="south"),
+            False,
+        ),
         (replace(SPLIT, otherwise="south"), SPLIT, False),
         (FOLLOWS, replace(FOLLOWS, otherwise="north"), True),
         (FOLLOWS, Follows(()), False),

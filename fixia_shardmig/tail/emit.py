@@ -1,0 +1,59 @@
+"""What a decided change does to the shards: routing and a replay of the batch record queue the very same operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fixia_shardmig.postgres.pgoutput import UNCHANGED, Truncate, Update
+from fixia_shardmig.tail.shards import DELETE, REGENERATE, UPDATE, Operation, ShardSession
+from fixia_shardmig.tail.tables import RelationPlan, Row, TailTable
+
+
+def emit_insert(shards: Sequence[ShardSession], plan: RelationPlan, row: Row, mask: int) -> None:
+    """Queue a complete row on the shards of a set."""
+    table = plan.table.table
+    for shard in shards:
+        if mask >> shard.number & 1:
+            shard.add(table.name, Operation(shard.put_kind(table), plan.columns, plain(row)))
+
+
+def emit_update(shards: Sequence[ShardSession], plan: RelationPlan, change: Update, mask: int) -> None:
+    """Queue the values that an UPDATE brought; one that only left values unchanged is nothing (pitfall 21)."""
+    own = plan.table.own.columns
+    always = {column.name for column in plan.table.table.columns if column.identity == "a"}
+    source = change.old if change.old_kind else change.new
+    key = plain([source[plan.columns.index(name)] for name in own])
+    new = {name: value for name, value in zip(plan.columns, change.new, strict=True) if value is not UNCHANGED}
+    operations: list[Operation] = []
+    if columns := tuple(name for name in new if name not in always):
+        operations.append(Operation(UPDATE, columns, plain([new[name] for name in columns]) + key))
+    if columns := tuple(name for name in new if name in always and (name not in own or change.old_kind)):
+        identities = plain([new[name] for name in columns])
+        pairs = zip(own, key, strict=True)
+        key = plain([value if name in always else new.get(name, value) for name, value in pairs])
+        operations.append(Operation(REGENERATE, columns, identities + key + identities))
+    for shard in shards:
+        if mask >> shard.number & 1:
+            for operation in operations:
+                shard.add(plan.table.leaf, operation)
+
+
+def emit_delete(shards: Sequence[ShardSession], plan: RelationPlan, old: Row, mask: int) -> None:
+    """Queue a DELETE by key; of an old tuple only the key means anything (pitfall 22)."""
+    own = plan.table.own.columns
+    key = plain(tuple(old[plan.columns.index(name)] for name in own))
+    for shard in shards:
+        if mask >> shard.number & 1:
+            shard.add(plan.table.leaf, Operation(DELETE, own, key))
+
+
+def emit_truncate(shards: Sequence[ShardSession], change: Truncate, tables: Sequence[TailTable]) -> None:
+    """Empty tables on every shard that has them, now."""
+    for shard in shards:
+        here = [table.leaf for table in tables if table.allowed_mask >> shard.number & 1]
+        shard.truncate(here, restart_identity=change.restart_identity)
+
+
+def plain(values: Sequence[object]) -> tuple[str | None, ...]:
+    """Return values as parameters; NULL for whatever is not there."""
+    return tuple(value if isinstance(value, str) else None for value in values)
