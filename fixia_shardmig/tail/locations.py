@@ -44,6 +44,10 @@ class Locations:
             found = known[key]
         return found
 
+    def known(self, space: Keyspace, key: Key) -> int:
+        """Return a key's shard set if it is known, without asking."""
+        return self._known.get(space, {}).get(key, 0)
+
     def put(self, space: Keyspace, key: Key, shards: int) -> None:
         """Remember where a key is from now on."""
         self._known.setdefault(space, {})[key] = shards

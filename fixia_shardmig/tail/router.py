@@ -410,6 +410,8 @@ class Router:
         for space, parts in plan.tracked:
             key = key_of(row, parts)
             if key is not None:
+                if self.locations.known(space, key) & ~shards:  # a child may have followed the one that had it before
+                    self.unsettled.parents.setdefault(space, {})[key] = None
                 self.locations.put(space, key, shards)
 
     def _remove_from(self, plan: RelationPlan, key: Key, shards: int) -> None:

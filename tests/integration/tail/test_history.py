@@ -5,6 +5,7 @@ A failure names its seed and prints what was run, so that it can be run again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ def catch_up(history: History) -> None:
         dying = history.chance.choice(SHARDS)
         history.told.append(f"{dying} dies")
         history.migration.on(dying, DIES_AT_COMMIT)
-        with pytest.raises(TemporaryError):
+        with contextlib.suppress(TemporaryError):  # raised if the batch had changes for that shard
             history.migration.tail()
         history.migration.on(dying, LIVES_AGAIN)
         history.go_on()

@@ -292,6 +292,26 @@ def test_a_child_may_come_before_its_parent(migration_of: Callable[..., Migratio
     )
 
 
+def test_a_deferred_reference_by_another_key_than_the_primary(migration_of: Callable[..., Migration]) -> None:
+    """Pitfall 10: the user with a handle goes, a child comes, and another user of that handle comes on another shard."""
+    migration = migration_of(
+        "users: {split_by: kind, homes: {a: north, b: south}}\nposts: {follows: handle}",
+        "CREATE TABLE users (id int PRIMARY KEY, kind text, handle text UNIQUE);"
+        "CREATE TABLE posts (id int PRIMARY KEY, handle text REFERENCES users (handle) DEFERRABLE INITIALLY DEFERRED);"
+        "INSERT INTO users VALUES (1, 'a', 'ann'), (2, 'b', 'bob')",
+    ).copy()
+    migration.run("INSERT INTO posts VALUES (1, 'ann'), (2, 'bob')")
+    migration.run(
+        "DELETE FROM posts WHERE id = 1",
+        "DELETE FROM users WHERE id = 1",
+        "INSERT INTO posts VALUES (3, 'ann')",
+        "INSERT INTO users VALUES (3, 'b', 'ann')",
+    )
+    migration.run("INSERT INTO posts VALUES (4, 'ann')")
+    migration.tail()
+    assert migration.where("posts") == {2: "south", 3: "south", 4: "south"}
+
+
 ROLES_DDL = """
 CREATE TABLE "Role" (id int PRIMARY KEY, name text UNIQUE);
 CREATE TABLE "User" (id int PRIMARY KEY, "roleId" int REFERENCES "Role" ON UPDATE CASCADE, bio text);
