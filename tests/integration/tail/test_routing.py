@@ -293,7 +293,7 @@ def test_a_child_may_come_before_its_parent(migration_of: Callable[..., Migratio
 
 
 def test_a_deferred_reference_by_another_key_than_the_primary(migration_of: Callable[..., Migration]) -> None:
-    """Pitfall 10: the user with a handle goes, a child comes, and another user of that handle comes on another shard."""
+    """Pitfall 10: the user with a handle goes, a child comes, and another user of that handle comes elsewhere."""
     migration = migration_of(
         "users: {split_by: kind, homes: {a: north, b: south}}\nposts: {follows: handle}",
         "CREATE TABLE users (id int PRIMARY KEY, kind text, handle text UNIQUE);"
