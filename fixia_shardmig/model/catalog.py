@@ -123,8 +123,8 @@ class Table:
     def identity_columns(self) -> tuple[str, ...]:
         """Return the columns by which the stream names a row: the key, the identity index, or nothing.
 
-        With REPLICA IDENTITY FULL the primary key is used where there is one, since the old tuple holds it, unless it is
-        deferrable: then two rows can have one key between two changes of a statement.
+        With REPLICA IDENTITY FULL the primary key is used where there is one, since the old tuple holds it, unless it
+        is deferrable: then two rows can have one key between two changes of a statement.
         """
         if self.replica_identity == "i":
             return next((index.columns for index in self.indexes if index.replica_identity), ())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fixia_shardmig.model.errors import MappingError
 
 DEFAULT_SCHEMA = "public"
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class TableName:
-    """A schema-qualified table. Its text leaves `public.` out and quotes a part that holds a dot or a quote."""
+class TableName(NamedTuple):
+    """A schema-qualified table. Its text leaves `public.` out and quotes a part that holds a dot or a quote.
+
+    A tuple, since the tail looks it up in a dictionary several times for every row.
+    """
 
     schema: str
     name: str

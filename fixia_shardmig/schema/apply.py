@@ -236,7 +236,15 @@ def run_stage(
                 done += 1
                 if on_progress:
                     on_progress(Progress(statement, done, len(steps)))
+    if done:
+        _make_durable(url)
     return done
+
+
+def _make_durable(url: str) -> None:
+    """Wait once for the disk: a commit that is flushed takes all earlier ones with it."""
+    with session(url, "schema") as connection:
+        connection.execute("SELECT pg_current_xact_id()")
 
 
 def _memory_mb(jobs: int) -> int:
@@ -267,9 +275,11 @@ def _run_lane(url: str, steps: list[Statement], memory_mb: int) -> list[Statemen
 
 @contextmanager
 def _worker(url: str, memory_mb: int) -> Generator[Connection]:
+    """Give a session whose commits do not wait for the disk: a statement and its mark go together, if they go."""
     connection = connect(url, "schema")
     try:
         connection.execute(_SETTINGS)
+        connection.execute("SET synchronous_commit = off")
         connection.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
         connection.execute(sql.SQL("SET maintenance_work_mem = {}").format(sql.Literal(f"{memory_mb}MB")))
         yield connection

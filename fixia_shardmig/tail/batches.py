@@ -62,6 +62,7 @@ class Batches:
             fetch_missing=fetch_missing,
             skips=skips,
             definitions=definitions,
+            on_all=self._on_all,
         )
 
     def close(self) -> None:
@@ -91,6 +92,8 @@ class Batches:
             DriftError: The targets lack what the stream brings.
             TemporaryError: A shard went away; run again.
         """
+        if self._apply_merged(batch, end):
+            return
         try:
             self._apply(batch, end, everything=False)
         except (UnroutableError, DriftError, psycopg.IntegrityError, psycopg.DataError):
@@ -99,6 +102,24 @@ class Batches:
                 raise
             for transaction in batch:
                 self._apply_alone(transaction)
+
+    def _apply_merged(self, batch: Sequence[Transaction], end: LSN) -> bool:
+        """Try a batch with changes merged by key; False if it has to go in order, as when two rows swap an e-mail."""
+        if self.router.loose:
+            return False
+        self._merge(merging=True)
+        try:
+            self._apply(batch, end, everything=False)
+        except (psycopg.IntegrityError, psycopg.DataError, UnroutableError, DriftError):
+            self._rollback()
+            return False
+        finally:
+            self._merge(merging=False)
+        return True
+
+    def _merge(self, *, merging: bool) -> None:
+        for shard in self.shards:
+            shard.merging = merging
 
     def settle_all(self, lsn: LSN) -> int:
         """Bring every row of every table home, once all snapshots' positions have been passed."""

@@ -11,18 +11,17 @@ from fixia_shardmig.tail.tables import RelationPlan, Row, TailTable
 
 def emit_insert(shards: Sequence[ShardSession], plan: RelationPlan, row: Row, mask: int) -> None:
     """Queue a complete row on the shards of a set."""
-    table = plan.table.table
+    operation = Operation(plan.put_kind, plan.columns, plain(row))
     for shard in shards:
         if mask >> shard.number & 1:
-            shard.add(table.name, Operation(shard.put_kind(table), plan.columns, plain(row)))
+            shard.add(plan.table.leaf, operation)
 
 
 def emit_update(shards: Sequence[ShardSession], plan: RelationPlan, change: Update, mask: int) -> None:
     """Queue the values that an UPDATE brought; one that only left values unchanged is nothing (pitfall 21)."""
-    own = plan.table.own.columns
-    always = {column.name for column in plan.table.table.columns if column.identity == "a"}
+    own, always = plan.table.own.columns, plan.always
     source = change.old if change.old_kind else change.new
-    key = plain([source[plan.columns.index(name)] for name in own])
+    key = plain([source[place] for place in plan.own_places])
     new = {name: value for name, value in zip(plan.columns, change.new, strict=True) if value is not UNCHANGED}
     operations: list[Operation] = []
     if columns := tuple(name for name in new if name not in always):
@@ -41,7 +40,7 @@ def emit_update(shards: Sequence[ShardSession], plan: RelationPlan, change: Upda
 def emit_delete(shards: Sequence[ShardSession], plan: RelationPlan, old: Row, mask: int) -> None:
     """Queue a DELETE by key; of an old tuple only the key means anything (pitfall 22)."""
     own = plan.table.own.columns
-    key = plain(tuple(old[plan.columns.index(name)] for name in own))
+    key = plain([old[place] for place in plan.own_places])
     for shard in shards:
         if mask >> shard.number & 1:
             shard.add(plan.table.leaf, Operation(DELETE, own, key))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByReference, SplitBySql
+from fixia_shardmig.model.catalog import Column
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key, Lookups, comparable, deciding_path, home_of
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Change, Delete, Insert, Relation, Truncate, Update
@@ -23,7 +24,7 @@ from fixia_shardmig.tail.reads import evaluate_sql, has_equal_row, read_columns,
 from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Explicit
 from fixia_shardmig.tail.refusals import unroutable
 from fixia_shardmig.tail.shards import ShardSession
-from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of
+from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of, rewritten_columns
 
 WINDOW_CHANGES = 5_000
 """Changes whose keys are looked up together; one query a keyspace and shard for all of them."""
@@ -66,6 +67,7 @@ class Router:
         fetch_missing: Callable[[TailTable, Key, tuple[str, ...]], dict[str, str | None] | None],
         skips: Callable[[TailTable, int], bool],
         definitions: Definitions,
+        on_all: Callable[[Callable[[ShardSession], None]], None],
     ) -> None:
         """Prepare.
 
@@ -77,6 +79,7 @@ class Router:
                 asked before the shards are consistent.
             skips: (table, xid) -> whether a table's copy has seen that transaction already.
             definitions: What the source says of a relation's shape.
+            on_all: Runs something on every shard at once.
         """
         self.tables = tables
         self.shard_map = tables.shard_map
@@ -89,11 +92,13 @@ class Router:
         self._fetch_missing = fetch_missing
         self._skips = skips
         self._definitions = definitions
+        self._on_all = on_all
         self._plans: dict[Relation, RelationPlan] = {}
         self._plans_by_id: dict[int, tuple[Relation, RelationPlan]] = {}
         self._names = self.shard_map.shard_names
         self._bits = {name: 1 << number for number, name in enumerate(self._names)}
         self._types: dict[int, dict[str, str | None]] = {}
+        self._parent_columns: dict[int, tuple[Column, ...]] = {}
         self._evaluated: dict[tuple[int, str], str | None] = {}
         self._pending: _PendingInserts | None = None
 
@@ -123,9 +128,8 @@ class Router:
         self._pending = None
 
     def flush(self) -> None:
-        """Send what waits on every shard."""
-        for shard in self.shards:
-            shard.flush()
+        """Send what waits on every shard, to all at once."""
+        self._on_all(ShardSession.flush)
 
     def plan_of(self, relation: Relation) -> RelationPlan:
         """Return where a relation's columns stand; refuses one whose shape the shards do not have.
@@ -187,9 +191,13 @@ class Router:
 
     def parent_key(self, path: Path, key: Key) -> Key:
         """Return a child's values in the form in which the parent's key is known."""
-        table = self.tables.catalog.tables[path.references]
-        columns = [table.column(name) for name in path.to]
-        return tuple(comparable(column, value) if column else value for column, value in zip(columns, key, strict=True))
+        columns = self._parent_columns.get(id(path))
+        if columns is None:
+            table = self.tables.catalog.tables[path.references]
+            columns = self._parent_columns[id(path)] = rewritten_columns(table, path.to)
+        if not columns:
+            return key
+        return tuple(comparable(column, value) for column, value in zip(columns, key, strict=True))
 
     def _evaluate(self, rule: SplitBySql, plan: RelationPlan, row: Row) -> None:
         """Let a shard evaluate the mapping's expression over a row that is not stored yet."""

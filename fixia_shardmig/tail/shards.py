@@ -17,18 +17,23 @@ from fixia_shardmig.placement.snapshot import extension_path
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.sessions import connect, quoted
 from fixia_shardmig.tail import statements
+from fixia_shardmig.tail.bulk import Bulk
+from fixia_shardmig.tail.net import NetChange
 from fixia_shardmig.tail.record import PUT, REMOVE, Explicit
+from fixia_shardmig.tail.statements import INSERT, REPLACE, UPSERT, put_kind
 from fixia_shardmig.tail.tables import Keyspace
 
-UPSERT = "upsert"
-REPLACE = "replace"
-INSERT = "insert"
 UPDATE = "update"
 REGENERATE = "regenerate"
 DELETE = "delete"
 DELETE_ONE = "delete_one"
 PREPARED_MAX = 500
 """Statements kept prepared a session: kinds of change times tables times presence masks that recur."""
+
+MERGED_MIN = 1_000
+"""Waiting operations from which on merging pays; fewer are one short pipeline."""
+
+MERGED_TABLE_MIN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ class ShardSession:
             (extension_path(catalog),),
         )
         self.connection.prepared_max = PREPARED_MAX
+        self.merging = False
+        self._bulk = Bulk(self.connection)
         self.position = position(self.connection)
         self.connection.autocommit = False
 
@@ -80,20 +87,35 @@ class ShardSession:
     def add_explicit(self, explicit: Explicit) -> None:
         """Queue an operation of a batch record."""
         table = self.catalog.tables[explicit.leaf]
-        kind = {PUT: self.put_kind(table), REMOVE: DELETE}.get(explicit.kind, DELETE_ONE)
+        kind = {PUT: put_kind(table), REMOVE: DELETE}.get(explicit.kind, DELETE_ONE)
         self.add(explicit.leaf, Operation(kind, explicit.columns, explicit.values))
 
-    @staticmethod
-    def put_kind(table: Table) -> str:
-        """Return how a complete row is written so that writing it twice is the same as once."""
-        if not table.identity_columns:
-            return INSERT
-        return UPSERT if statements.can_upsert(table) else REPLACE
-
     def flush(self) -> None:
-        """Send what waits, in one pipeline. Counts operations that hit no row."""
+        """Send what waits: merged by key where it is much, in order else. Counts operations that hit no row."""
         if not self.pending:
             return
+        merged = self._merge() if self.merging and self.pending >= MERGED_MIN else []
+        self._send_in_order()
+        for net in merged:
+            missed = self._bulk.apply(net)
+            if missed:
+                self.missed[net.table.name] = self.missed.get(net.table.name, 0) + missed
+        self._waiting.clear()
+        self.pending = 0
+
+    def _merge(self) -> list[NetChange]:
+        """Take the tables with many operations out of the queue as net changes, where these can be told."""
+        nets = []
+        for leaf, operations in list(self._waiting.items()):
+            if len(operations) >= MERGED_TABLE_MIN:
+                net = merge(self.catalog.tables[leaf], operations)
+                if net is not None:
+                    nets.append(net)
+                    del self._waiting[leaf]
+        return nets
+
+    def _send_in_order(self) -> None:
+        """Send operations one after the other, in one pipeline."""
         sent: list[tuple[TableName, Cursor[TupleRow], int]] = []
         with self.connection.pipeline():
             for leaf, operations in self._waiting.items():
@@ -103,8 +125,6 @@ class ShardSession:
             if cursor.rowcount != expected:
                 self.missed[leaf] = self.missed.get(leaf, 0) + abs(expected - cursor.rowcount)
             cursor.close()
-        self._waiting.clear()
-        self.pending = 0
 
     def _send(
         self,
@@ -180,6 +200,7 @@ class ShardSession:
         """Commit the batch together with its position."""
         set_position(self.connection, lsn)
         self.connection.commit()
+        self._bulk.committed()
         self.position = lsn
 
     def rollback(self) -> None:
@@ -187,6 +208,7 @@ class ShardSession:
         self._waiting.clear()
         self.pending = 0
         self.missed.clear()
+        self._bulk.forget_uncommitted()
         if not self.connection.closed:
             self.connection.rollback()
 
@@ -199,6 +221,25 @@ _BUILDERS = {
     DELETE: statements.delete,
     DELETE_ONE: statements.delete_one,
 }
+
+
+def merge(table: Table, operations: Sequence[Operation]) -> NetChange | None:
+    """Return what operations come to, or None when they have to be sent one after the other."""
+    net = NetChange(table, certain=True)
+    for operation in operations:
+        kind = operation.kind
+        if kind == UPSERT:
+            merged = net.put(operation.columns, operation.values)
+        elif kind == UPDATE:
+            merged = net.update(operation.columns, operation.values)
+        elif kind == DELETE and operation.columns == table.identity_columns:
+            net.delete(operation.values)
+            merged = True
+        else:
+            merged = False
+        if not merged:
+            return None
+    return net
 
 
 def _runs(operations: list[Operation]) -> list[tuple[str, tuple[str, ...], list[tuple[str | None, ...]]]]:

@@ -11,6 +11,10 @@ from fixia_shardmig.model.catalog import Column, Table
 from fixia_shardmig.postgres.sessions import quoted
 
 _INTEGERS = frozenset({"int2", "int4", "int8"})
+UPSERT = "upsert"
+REPLACE = "replace"
+INSERT = "insert"
+
 _UNPADDED = {"bpchar": "bpchar", "bit": "varbit"}
 
 
@@ -68,6 +72,13 @@ def can_upsert(table: Table) -> bool:
     always = any(column.identity == "a" and column.name not in table.identity_columns for column in table.columns)
     plain = key is not None and not key.partial and " USING gist (" not in key.definition
     return plain and not always and not table.rules
+
+
+def put_kind(table: Table) -> str:
+    """Return how a complete row is written so that writing it twice is the same as once."""
+    if not table.identity_columns:
+        return INSERT
+    return UPSERT if can_upsert(table) else REPLACE
 
 
 def update(table: Table, columns: tuple[str, ...]) -> sql.Composed:

@@ -23,6 +23,7 @@ from fixia_shardmig.model.errors import DriftError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key, as_cast_to_text, comparable
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Relation, Unchanged
+from fixia_shardmig.tail.statements import put_kind
 
 Value = str | Unchanged | None
 Row = tuple[Value, ...]
@@ -178,6 +179,9 @@ class RelationPlan:
         self.relation = relation
         self.columns = relation.columns
         places = {name: at for at, name in enumerate(relation.columns)}
+        self.own_places = tuple(places[name] for name in table.own.columns)
+        self.always = frozenset(column.name for column in table.table.columns if column.identity == "a")
+        self.put_kind = put_kind(table.table)
         self.identity = self._parts(table.own.columns, places)
         self.tracked = tuple((space, self._parts(space.columns, places)) for space in table.tracked)
         self.undeclared = tuple((space, self._parts(space.columns, places)) for space in table.undeclared)
@@ -217,6 +221,12 @@ class RelationPlan:
     def own_key(self, row: Row) -> Key | None:
         """Return the identity of a tuple, or None when a part is missing."""
         return key_of(row, self.identity)
+
+
+def rewritten_columns(table: Table, names: tuple[str, ...]) -> tuple[Column, ...]:
+    """Return the columns of a key, or none at all when its texts are equal exactly if its values are."""
+    columns = tuple(column for name in names if (column := table.column(name)))
+    return columns if any(column.base_type in _REWRITTEN_KEYS for column in columns) else ()
 
 
 def key_of(row: Row, parts: tuple[tuple[int, Column | None], ...]) -> Key | None:

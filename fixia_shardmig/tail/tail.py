@@ -35,6 +35,7 @@ from fixia_shardmig.postgres.visibility import is_visible
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.batches import Batches
 from fixia_shardmig.tail.definitions import Definitions
+from fixia_shardmig.tail.receiver import Receiver
 from fixia_shardmig.tail.record import Decisions
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import TailTable, TailTables
@@ -43,10 +44,9 @@ MARKER_PREFIX = "shardmig"
 SETTLED = "settled_lsn"
 """The evidence that every row was brought home after the last snapshot epoch."""
 
-READ_BYTES = 4 * 1024 * 1024
-BATCH_CHANGES = 20_000
+BATCH_CHANGES = 50_000
 BATCH_BYTES = 64 * 1024 * 1024
-QUEUE_BYTES = 256 * 1024 * 1024
+QUEUE_BYTES = 128 * 1024 * 1024
 """How much may wait while the tail is held at a barrier; beyond it the source's socket is left to fill."""
 
 WAIT_S = 0.1
@@ -138,16 +138,16 @@ class Tail:
             definitions=Definitions(self._source),
         )
         opened.callback(self.batches.close)
-        self._reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
-        opened.callback(self._reader.close)
-        self._stream = Stream(
+        reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
+        stream = Stream(
             url,
             migration.slot,
             start=self.batches.position,
             publication=migration.publication,
             purpose=f"tail {migration.name}",
         )
-        opened.callback(self._stream.close)
+        self._receiver = Receiver(stream, reader)
+        opened.callback(self._receiver.close)
 
     def close(self) -> None:
         """Close everything; what is not applied stays in the slot."""
@@ -231,22 +231,22 @@ class Tail:
                 self._advance(until)
                 return True
         self._receive(HELD_WAIT_S if held or self._barrier is not None else WAIT_S)
-        self._stream.acknowledge(self.batches.position)
+        self._receiver.acknowledge(self.batches.position)
         self._tell_state("")
         return True
 
     def _receive(self, wait_s: float) -> None:
+        """Take what the receiver has. A queue that is long already, at a barrier, is left to the receiver to bound."""
         if self._queue_bytes > QUEUE_BYTES:
-            self._stream.send_status()
             time.sleep(wait_s)
             return
         waiting = bool(self._queue or self._batch)
-        frames = self._stream.read(READ_BYTES, 0.0 if waiting and self._barrier is None else wait_s)
-        for item in self._reader.feed(frames):
+        items = self._receiver.take(0.0 if waiting and self._barrier is None else wait_s)
+        for item in items:
             self._queue.append(item)
             if isinstance(item, Transaction):
                 self._queue_bytes += item.size_bytes
-        if not frames and self._batch:
+        if not items and self._batch:
             self._apply_batch()
 
     def _consume(self, limit: LSN | None) -> bool:
@@ -298,7 +298,7 @@ class Tail:
         self._commit_time = batch[-1].commit_time
         for transaction in batch:
             transaction.close()
-        self._stream.acknowledge(self.batches.position)
+        self._receiver.acknowledge(self.batches.position)
         self._reach_consistency()
 
     def _advance(self, lsn: LSN) -> None:
@@ -343,7 +343,7 @@ class Tail:
         batch: list[Transaction] = []
         complete = False
         while not complete:
-            for item in self._reader.feed(self._stream.read(READ_BYTES, WAIT_S)):
+            for item in self._receiver.take(WAIT_S):
                 if isinstance(item, Transaction) and start <= item.commit_lsn < end:
                     batch.append(item)
                     complete = complete or item.end_lsn >= end
@@ -409,7 +409,7 @@ class Tail:
         state = TailState(
             age_s=0.0,
             applied_lsn=self.batches.position,
-            source_lsn=max(self._stream.server_lsn, self.batches.position),
+            source_lsn=max(self._receiver.server_lsn, self.batches.position),
             applied_commit_time=self._commit_time,
             transactions=self.totals.transactions,
             changes=self.totals.changes,
