@@ -50,6 +50,7 @@ SECONDS_AFTER = 5.0
 """How long the writers write to the shards before everything is judged."""
 
 MAX_PAUSE_S = 5.0
+FINDINGS_SHOWN_MAX = 20
 
 
 @dataclass(slots=True)
@@ -113,16 +114,19 @@ class Outcome:
         """Return the verdict for people."""
         judged = self.judgement
         lines = [
-            f"judged {judged.rows:,} rows by an oracle of its own:"
-            f" lost {len(judged.lost)}, doubled {len(judged.doubled)}, misplaced {self.misplaced},"
-            f" differing {len(judged.differing)}; users misrouted by the router {self.misrouted}",
-            f"the writers made {self.transactions:,} transactions ({self.changes_during:,} row changes) meanwhile;"
-            f" their longest pause at the cutover was {self.pause_ms} ms",
+            (
+                f"judged {judged.rows:,} rows by an oracle of its own:"
+                f" lost {len(judged.lost)}, doubled {len(judged.doubled)}, misplaced {self.misplaced},"
+                f" differing {len(judged.differing)}; users misrouted by the router {self.misrouted}"
+            ),
+            (
+                f"the writers made {self.transactions:,} transactions ({self.changes_during:,} row changes) meanwhile;"
+                f" their longest pause at the cutover was {self.pause_ms} ms"
+            ),
             f"all in {self.seconds:.0f} s: {'everything is where it belongs' if self.good else 'SOMETHING IS WRONG'}",
         ]
-        for finding in [*judged.lost, *judged.doubled, *judged.misplaced, *judged.differing, *judged.extra][:20]:
-            lines.append(f"  {finding}")
-        return "\n".join(lines)
+        found = [*judged.lost, *judged.doubled, *judged.misplaced, *judged.differing, *judged.extra]
+        return "\n".join([*lines, *(f"  {finding}" for finding in found[:FINDINGS_SHOWN_MAX])])
 
 
 def tell(*, users: int, seconds: float | None, keep: bool, say: Callable[[str], None], stop: Event) -> Outcome:

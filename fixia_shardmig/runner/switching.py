@@ -72,7 +72,12 @@ def _await_tail(journal: Journal) -> None:
     deadline = time.monotonic() + TAIL_WAIT_S
     while time.monotonic() < deadline:
         state = journal.tail_state()
-        if state is not None and state.age_s < FRESH_S and not state.stopped_by and state.applied_lsn >= state.source_lsn:
+        if (
+            state is not None
+            and state.age_s < FRESH_S
+            and not state.stopped_by
+            and state.applied_lsn >= state.source_lsn
+        ):
             return
         time.sleep(POLL_S)
 

@@ -131,9 +131,7 @@ MISTAKES = {
         "name columns of the same type",
     ),
     "a split by an enum of a referenced table": (
-        tables(
-            "users: {split_by: {column: ^note, references: roles, value: label}, homes: {pro: pros, client: pros}}"
-        ),
+        tables("users: {split_by: {column: ^note, references: roles, value: label}, homes: {pro: pros, client: pros}}"),
         "note is text, but id of roles is int4",
         "name columns of the same type",
     ),
