@@ -50,8 +50,9 @@ def small_disk(tmp_path: Path, target_cluster: Cluster) -> Iterator[SmallDisk]:
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", DISK, "shardmig-test", str(directory)], capture_output=True, check=False
     )
-    if mounted.returncode:
+    if mounted.returncode and os.geteuid() and not os.environ.get("CI"):
         pytest.skip("needs the right to mount a file system")
+    assert mounted.returncode == 0, mounted.stderr
     try:
         owner = target_cluster.data_directory.stat()
         place = directory / "tablespace"

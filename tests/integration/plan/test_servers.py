@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import struct
 import subprocess
@@ -285,7 +284,6 @@ def test_a_pooler_before_source_and_shard_is_named(
     assert [None] == [table.rows for table in plan.tables]
 
 
-@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed; the relay above stands in")
 def test_pgbouncer_in_transaction_mode_is_named(planned: Planner, source_cluster: Cluster, tmp_path: Path) -> None:
     """Pitfall 46. The pooler that Fixia has."""
     split = planned().split

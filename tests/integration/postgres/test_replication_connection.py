@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import struct
 import subprocess
@@ -95,7 +94,6 @@ def test_a_pooler_that_passes_replication_through_is_refused(either_cluster: Clu
     assert "direct URL" in error.hint
 
 
-@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed; the relay above stands in")
 def test_pgbouncer_is_refused(either_cluster: Cluster, tmp_path: Path) -> None:
     """Pitfall 46: before 1.23 PgBouncer refuses the startup parameter by itself."""
     with _pgbouncer(either_cluster, tmp_path) as port:
