@@ -135,8 +135,8 @@ def role(look: Look) -> Iterator[Finding]:
         if not ours.origins:
             yield Finding(
                 "target-role-origins",
-                Severity.BLOCKER,
-                f"the role {ours.name} may not use replication origins on the shard {shard}",
+                Severity.WARNING,
+                f"the role {ours.name} may not use replication origins on the shard {shard}, as the way back will",
                 "as a superuser: GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text), "
                 "pg_replication_origin_session_setup(text), pg_replication_origin_xact_setup(pg_lsn, timestamptz), … "
                 f"TO {ident(ours.name)}",
