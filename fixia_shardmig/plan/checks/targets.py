@@ -171,8 +171,8 @@ def ready_for_rollback(look: Look) -> Iterator[Finding]:
         if lacking:
             yield Finding(
                 "target-no-rollback",
-                Severity.BLOCKER,
-                f"the shard {shard} cannot send changes back, so that there would be no rollback: {'; '.join(lacking)}",
+                Severity.WARNING,
+                f"the shard {shard} could not send changes back, as a rollback will need: {'; '.join(lacking)}",
                 "ALTER SYSTEM SET wal_level = logical, restart; ALTER ROLE … REPLICATION; raise max_replication_slots",
             )
 
