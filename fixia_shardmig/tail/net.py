@@ -62,6 +62,8 @@ class NetChange:
                 return False
         row = self.puts.get(key)
         if row is not None:
+            if any(name not in self.columns for name in new):
+                return False  # a column that was added between the two, and that the shards had earlier
             for name, value in new.items():
                 row[self.columns.index(name)] = value
         elif key in self.deletes:

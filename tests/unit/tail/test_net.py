@@ -40,6 +40,12 @@ def operations(draw: st.DrawFn) -> tuple[Rows, list[Operation]]:
     return before, drawn
 
 
+def test_an_update_with_a_column_that_the_row_was_put_without_goes_in_order() -> None:
+    """Pitfall 30: the row is from before an ADD COLUMN that the shards had earlier, the update from after it."""
+    put = Operation(UPSERT, ("id", "a"), ("x", "1"))
+    assert merge(TABLE, [put, Operation(UPDATE, ("a", "b"), ("2", "3", "x"))]) is None
+
+
 @given(operations())
 def test_a_net_change_is_what_the_operations_come_to(drawn: tuple[Rows, list[Operation]]) -> None:
     """Deletes, then updates, then rows to put, give the rows that the operations give in their order."""
