@@ -28,6 +28,7 @@ from fixia_shardmig.model.phase import Writer, writer_in
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
+from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import connect, insert_lsn
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
@@ -208,7 +209,11 @@ class Tail:
                     break
             self._apply_batch()
             self._tell_state("" if not stop.is_set() else "stopped")
-        except (ShardmigError, psycopg.Error) as error:
+        except psycopg.Error as error:
+            explained = self._explained(error)
+            self._tell_failure(explained)
+            raise explained from error
+        except ShardmigError as error:
             self._tell_failure(error)
             raise
         self.totals.seconds += time.monotonic() - began
@@ -421,6 +426,12 @@ class Tail:
         self.journal.tell_tail_state(state)
         if self._on_state:
             self._on_state(state)
+
+    def _explained(self, error: psycopg.Error) -> ShardmigError:
+        """Name the server that an error of our own sessions came from: the source's, else the journal's."""
+        lost = self.journal.connection.broken and not self._source.broken
+        url = self.journal.url if lost else self.shard_map.source.url
+        return as_shardmig_error(error, url, doing="tailing", next_command="shardmig tail")
 
     def _tell_failure(self, error: Exception) -> None:
         try:

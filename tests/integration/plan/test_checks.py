@@ -211,7 +211,7 @@ CASES = [
         "CREATE TABLE items (a int PRIMARY KEY); CREATE VIEW w AS SELECT * FROM items",
         ITEMS,
         "the view w is not made on professionals, clients: it uses items",
-        "CrossShard",
+        "read from each shard in the application",
     ),
     (
         "materialized-views",
