@@ -146,3 +146,13 @@ SELECT name::text AS name, default_version AS version FROM pg_available_extensio
 -- name: existing_roles
 -- Returns the names of all roles.
 SELECT rolname::text AS name FROM pg_roles
+
+-- name: casts_to_text
+-- Returns the columns whose type has a cast to text that somebody wrote, and so another text than its own output.
+SELECT n.nspname::text AS schema, c.relname::text AS table_name, a.attname::text AS column_name
+FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_cast k ON k.castsource = coalesce(nullif(t.typbasetype, 0), t.oid) AND k.casttarget = 'text'::regtype
+WHERE a.attnum > 0 AND NOT a.attisdropped AND k.castmethod = 'f' AND k.oid >= 16384

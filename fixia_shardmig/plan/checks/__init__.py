@@ -47,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     references.followed_without_index,
     references.enum_without_home,
     references.value_that_decides_many,
+    references.split_by_own_text,
     uniqueness.ends_at_the_split,
     objects.sequences,
     objects.sequences_behind,

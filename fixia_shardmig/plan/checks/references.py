@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fixia_shardmig.mapping.shard_map import Follows, SplitByColumn, SplitByReference
+from fixia_shardmig.model.names import TableName
 from fixia_shardmig.plan.findings import Finding, Look, Severity, ident, listed, quoted, rows
 
 _CASCADES = frozenset("cnd")
@@ -78,4 +79,25 @@ def value_that_decides_many(look: Look) -> Iterator[Finding]:
                 f"a changed {rule.references}.{rule.value} moves all rows of {name} that point to it, and what follows",
                 f"change no {rule.value} of {rule.references} before the cutover",
                 name,
+            )
+
+
+def split_by_own_text(look: Look) -> Iterator[Finding]:
+    """Find split values whose type has a cast to text: the snapshot would read that, the stream the type's output."""
+    own = {(TableName(one.schema, one.table_name), one.column_name) for one in rows(look.source, "casts_to_text")}
+    for table, rule in sorted(look.shard_map.tables.items()):
+        match rule:
+            case SplitByColumn():
+                deciding = (table, rule.column)
+            case SplitByReference():
+                deciding = (rule.references, rule.value)
+            case _:
+                continue
+        if deciding in own:
+            yield Finding(
+                "split-by-own-text",
+                Severity.BLOCKER,
+                f"the type of {deciding[1]} has a cast to text of its own, so that one value would read in two ways",
+                "split_by: {sql: …} over a function that gives the value's text, or drop the cast for the migration",
+                table,
             )
