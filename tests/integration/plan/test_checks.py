@@ -71,9 +71,9 @@ CASES = [
         "blocker",
         "marks",
         (
-            "CREATE TYPE low AS ENUM ('A', 'B'); CREATE FUNCTION lowered(low) RETURNS text LANGUAGE sql IMMUTABLE AS"
-            " $$ SELECT CASE $1 WHEN 'A' THEN 'a' ELSE 'b' END $$; CREATE CAST (low AS text) WITH FUNCTION lowered(low);"
-            " CREATE TABLE marks (id int PRIMARY KEY, kind low)"
+            "CREATE TYPE low AS ENUM ('A', 'B'); CREATE FUNCTION lower_low(low) RETURNS text LANGUAGE sql IMMUTABLE AS"
+            " $$ SELECT CASE $1 WHEN 'A' THEN 'a' ELSE 'b' END $$; CREATE CAST (low AS text) WITH"
+            " FUNCTION lower_low(low); CREATE TABLE marks (id int PRIMARY KEY, kind low)"
         ),
         "  marks: {split_by: kind, homes: {A: clients, B: shared}, otherwise: shared}\n",
         "the type of kind has a cast to text of its own",
