@@ -27,10 +27,10 @@ from fixia_shardmig.postgres.sessions import (
     KEEPALIVE_IDLE_S,
     KEEPALIVE_INTERVAL_S,
     KEEPALIVES,
-    PINNED,
     Connection,
     connection_error,
     describe,
+    pinned_settings,
     scalar,
     without_secret,
 )
@@ -53,7 +53,6 @@ SEND_TIMEOUT_S: Final = 30.0
 """A server that takes no status for so long is gone."""
 
 _SERVER_16: Final = 160000
-_SERVER_17: Final = 170000
 
 _POSTGRES_EPOCH_S: Final = 946_684_800
 _XLOG_DATA, _KEEPALIVE = b"wk"
@@ -130,10 +129,7 @@ def _connect_error(error: psycopg.Error, url: str) -> ShardmigError:
 
 def _prepare(connection: Connection, url: str) -> None:
     """Pin the settings and refuse a server that cannot serve a stream."""
-    settings = dict(PINNED)
-    if connection.info.server_version >= _SERVER_17:
-        settings["transaction_timeout"] = "0"
-    for name, value in settings.items():
+    for name, value in pinned_settings(connection).items():
         connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
     # PgBouncer 1.23 and later pass replication through but invent the process id they tell their client.
     if connection.info.backend_pid != scalar(connection, "SELECT pg_catalog.pg_backend_pid()"):

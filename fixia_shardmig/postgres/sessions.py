@@ -111,10 +111,15 @@ def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
     return connection
 
 
-def _pin(connection: Connection) -> None:
-    settings = dict(PINNED)
+def pinned_settings(connection: Connection) -> dict[str, str]:
+    """Return the settings to pin on a server of this version."""
     if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
-        settings["transaction_timeout"] = "0"
+        return PINNED | {"transaction_timeout": "0"}
+    return PINNED
+
+
+def _pin(connection: Connection) -> None:
+    settings = pinned_settings(connection)
     calls = [sql.SQL("set_config({}, {}, false)").format(sql.Literal(k), sql.Literal(v)) for k, v in settings.items()]
     connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(calls))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -86,23 +85,21 @@ def _lift(context: Context, source: Connection, *, sealed: bool) -> None:
 
 def _clear_shard(context: Context, url: str, name: str, *, drop_targets: bool) -> list[str]:
     with session(url, "abort") as connection:
-        return _clear(context, connection, name, drop_targets=drop_targets, drop_ours=drop_from)
+        return _clear(context, connection, name, drop_targets=drop_targets)
 
 
 def _clear_journal(context: Context, journal: Journal, *, drop_targets: bool) -> list[str]:
     """Clear the journal's shard last: until then another abort finds everything it needs."""
     name = context.shard_map.journal_shard
-    return _clear(context, journal.connection, name, drop_targets=drop_targets, drop_ours=drop_from)
+    return _clear(context, journal.connection, name, drop_targets=drop_targets)
 
 
-def _clear(
-    context: Context, connection: Connection, name: str, *, drop_targets: bool, drop_ours: Callable[[Connection], None]
-) -> list[str]:
+def _clear(context: Context, connection: Connection, name: str, *, drop_targets: bool) -> list[str]:
     removed = []
     with connection.transaction():
         if drop_targets:
             removed.append(f"{name}: {_drop_targets(context, connection)}")
-        drop_ours(connection)
+        drop_from(connection)
         removed.append(f"{name}: journal and checkpoints dropped")
     return removed
 
