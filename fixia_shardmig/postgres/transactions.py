@@ -39,9 +39,15 @@ from fixia_shardmig.postgres.pgoutput import (
     Update,
 )
 
-MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
-"""How much of all open transactions together is held in memory, as the bytes of their messages. Ten times what a batch
-of the tail holds, so that only bulk loads reach the disk."""
+MEMORY_BYTES_MAX: Final = 24 * 1024 * 1024
+"""How much of all open transactions together is held in memory. As much as a batch of the tail holds: what is larger is
+applied by itself, and reading it from a file costs next to nothing."""
+
+TRANSACTION_BYTES: Final = 800
+"""What a transaction takes beside its messages, as measured: a million small ones are not small."""
+
+MESSAGE_BYTES: Final = 50
+"""What a message takes beside its bytes."""
 
 READ_BYTES: Final = 1024 * 1024
 """How much of a spill file is read at once."""
@@ -69,6 +75,8 @@ class Changes:
     Iterating decodes them; `len` costs nothing. May be iterated again until the transaction is closed.
     """
 
+    __slots__ = ("_aborted", "_count", "_counts", "_file", "_head", "_relations", "_spool", "_streamed")
+
     def __init__(self, relations: Mapping[int, Relation], *, streamed: bool, spool: Path) -> None:
         """Start empty, with the relations known when the transaction began."""
         self._relations = relations
@@ -76,15 +84,23 @@ class Changes:
         self._spool = spool
         self._head: list[bytes] = []
         self._file: IO[bytes] | None = None
-        self._counts: dict[int, int] = {}
-        self._aborted: set[int] = set()
+        self._count = 0
+        self._counts: dict[int, int] | None = {} if streamed else None
+        self._aborted: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         """Return the number of changes."""
+        if self._counts is None:
+            return self._count
         return sum(count for xid, count in self._counts.items() if xid not in self._aborted)
 
     def __iter__(self) -> Iterator[Change]:
         """Decode the changes one after the other."""
+        for change, _ in self.sized():
+            yield change
+
+    def sized(self) -> Iterator[tuple[Change, int]]:
+        """Decode the changes one after the other; with each, how many bytes it came as."""
         decoder = Decoder(self._relations, in_stream=self._streamed)
         aborted = self._aborted
         for payload in self._payloads():
@@ -92,7 +108,7 @@ class Changes:
                 continue
             message = decoder.decode(payload)
             if isinstance(message, Insert | Update | Delete | Truncate):
-                yield message
+                yield message, len(payload)
 
     @property
     def spilled(self) -> bool:
@@ -102,8 +118,11 @@ class Changes:
     def add(self, payload: bytes, *, to_disk: bool) -> None:
         """Append a change or a relation. What follows a spilled message is spilled too."""
         if payload[0] in _CHANGES:
-            xid = _u32(payload, 1)[0] if self._streamed else 0
-            self._counts[xid] = self._counts.get(xid, 0) + 1
+            if self._counts is None:
+                self._count += 1
+            else:
+                xid = _u32(payload, 1)[0]
+                self._counts[xid] = self._counts.get(xid, 0) + 1
         if to_disk or self._file is not None:
             self._spill(payload)
         else:
@@ -111,8 +130,8 @@ class Changes:
 
     def discard(self, subxid: int) -> None:
         """Leave out the changes of a rolled back subtransaction."""
-        if subxid in self._counts:
-            self._aborted.add(subxid)
+        if self._counts is not None and subxid in self._counts:
+            self._aborted |= {subxid}
 
     def finish(self) -> None:
         """Write out what is buffered, so that iterating sees all of it."""
@@ -147,18 +166,16 @@ class Changes:
 def _stored(descriptor: int) -> Iterator[bytes]:
     """Yield the messages of a spill file; by position, so that two readers do not disturb each other."""
     position = 0
-    buffer = b""
-    while block := os.pread(descriptor, READ_BYTES, position):
-        position += len(block)
-        buffer += block
-        at = 0
-        while len(buffer) - at >= _size.size:
-            end = at + _size.size + _u32(buffer, at)[0]
-            if end > len(buffer):
+    needed = _size.size
+    while len(block := os.pread(descriptor, max(READ_BYTES, needed), position)) >= needed:
+        at, needed = 0, _size.size
+        while len(block) - at >= _size.size:
+            needed = _size.size + _u32(block, at)[0]
+            if at + needed > len(block):
                 break
-            yield buffer[at + _size.size : end]
-            at = end
-        buffer = buffer[at:]
+            yield block[at + _size.size : at + needed]
+            at, needed = at + needed, _size.size
+        position += at
 
 
 def _cannot_spill(error: OSError, spool: Path) -> TemporaryError:
@@ -179,6 +196,7 @@ class Transaction:
         origin: The replication origin's name if it came to the source through replication, else None.
         messages: The transactional logical messages that the reader keeps.
         size_bytes: The bytes of its messages.
+        held_bytes: What it takes in memory; little for one that is on disk.
     """
 
     xid: int
@@ -189,6 +207,7 @@ class Transaction:
     origin: str | None
     messages: list[LogicalMessage]
     size_bytes: int
+    held_bytes: int
 
     def close(self) -> None:
         """Give memory and disk of the changes back."""
@@ -217,19 +236,17 @@ class TransactionReader:
     streamed do not stand in its way: until their COMMIT comes, a restart sends them again from their beginning.
     """
 
-    def __init__(
-        self, spool: Path, *, message_prefixes: frozenset[str], memory_bytes_max: int = MEMORY_BYTES_MAX
-    ) -> None:
+    def __init__(self, spool: Path, *, message_prefixes: frozenset[str], memory_bytes_max: int | None = None) -> None:
         """Start with nothing open.
 
         Args:
             spool: The directory for transactions that are too large; must exist.
             message_prefixes: Which logical messages are ours; an application's own are passed over.
-            memory_bytes_max: From how many held bytes on messages go to disk.
+            memory_bytes_max: From how many held bytes on messages go to disk; MEMORY_BYTES_MAX if nothing else is said.
         """
         self._spool = spool
         self._prefixes = message_prefixes
-        self._memory_bytes_max = memory_bytes_max
+        self._memory_bytes_max = MEMORY_BYTES_MAX if memory_bytes_max is None else memory_bytes_max
         self._memory_bytes = 0
         self._decoder = Decoder()
         self._streamed: dict[int, _Open] = {}
@@ -272,12 +289,13 @@ class TransactionReader:
         size = len(payload)
         if payload[0] == _RELATION:
             self._decoder.decode(payload)
-        to_disk = self._memory_bytes + size > self._memory_bytes_max
+        held = size + MESSAGE_BYTES
+        to_disk = self._memory_bytes + held > self._memory_bytes_max
         current.changes.add(payload, to_disk=to_disk)
         current.size_bytes += size
         if not current.changes.spilled:
-            current.memory_bytes += size
-            self._memory_bytes += size
+            current.memory_bytes += held
+            self._memory_bytes += held
 
     def _take(self, message: Message) -> Item | None:
         """Handle a message that is neither a change nor a relation within a transaction."""
@@ -355,6 +373,7 @@ class TransactionReader:
             origin=opened.origin,
             messages=opened.messages,
             size_bytes=opened.size_bytes,
+            held_bytes=opened.memory_bytes + TRANSACTION_BYTES,
         )
 
 

@@ -14,8 +14,8 @@ from fixia_shardmig.postgres.transactions import Item, Transaction, TransactionR
 
 READ_BYTES = 4 * 1024 * 1024
 READ_WAIT_S = 0.1
-UNTAKEN_BYTES_MAX = 128 * 1024 * 1024
-"""Of transactions that wait to be taken; two batches' worth, so that the next one is there when one is done."""
+UNTAKEN_BYTES_MAX = 24 * 1024 * 1024
+"""Of memory that transactions hold until they are taken: a batch, so that the next is there when one is done."""
 
 
 class Receiver:
@@ -81,5 +81,5 @@ class Receiver:
         if items:
             with self._changed:
                 self._items += items
-                self._untaken_bytes += sum(item.size_bytes for item in items if isinstance(item, Transaction))
+                self._untaken_bytes += sum(item.held_bytes for item in items if isinstance(item, Transaction))
                 self._changed.notify()

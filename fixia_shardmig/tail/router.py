@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByReference, SplitBySql
 from fixia_shardmig.model.catalog import Column
@@ -29,8 +28,15 @@ from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, T
 WINDOW_CHANGES = 5_000
 """Changes whose keys are looked up together; one query a keyspace and shard for all of them."""
 
+WINDOW_BYTES = 4 * 1024 * 1024
+"""How large a window is at most, as its messages came; a single larger row is a window of its own."""
+
 FLUSH_OPERATIONS = 20_000
 """Operations that wait on a shard before they are sent, in the middle of a large transaction too."""
+
+FLUSH_BYTES = 8 * 1024 * 1024
+"""Of changes that wait on all shards before they are sent, as their messages came. Decoded, small values take six times
+as much, and once more while they are sent."""
 
 PLANS_MAX = 10_000
 """Decoded relations that are remembered by their identity; they are kept alive for it."""
@@ -116,15 +122,18 @@ class Router:
 
     def route(self, transactions: Iterable[Transaction]) -> None:
         """Route whole transactions. Raises UnroutableError or DriftError; the caller then rolls back."""
-        for window in _windows(transactions):
+        unsent_bytes = 0
+        for window, size_bytes in _windows(transactions):
             self._look_up([change for _, change in window])
             for transaction, change in window:
                 if self._pending is None or self._pending.transaction is not transaction:
                     self._pending = _PendingInserts(self, transaction)
                 self._route(change, transaction.xid)
             self._evaluated.clear()
-            if any(shard.pending >= FLUSH_OPERATIONS for shard in self.shards):
+            unsent_bytes += size_bytes
+            if unsent_bytes >= FLUSH_BYTES or any(shard.pending >= FLUSH_OPERATIONS for shard in self.shards):
                 self.flush()
+                unsent_bytes = 0
         self._pending = None
 
     def flush(self) -> None:
@@ -554,11 +563,19 @@ class _PendingInserts:
 # helpers
 
 
-def _windows(transactions: Iterable[Transaction]) -> Iterator[list[tuple[Transaction, Change]]]:
-    """Yield the changes of all transactions in order, each with its transaction, so many at a time."""
-    source = ((transaction, change) for transaction in transactions for change in transaction.changes)
-    while window := list(islice(source, WINDOW_CHANGES)):
-        yield window
+def _windows(transactions: Iterable[Transaction]) -> Iterator[tuple[list[tuple[Transaction, Change]], int]]:
+    """Yield the changes of all transactions in order, each with its transaction, so many at a time, and their bytes."""
+    window: list[tuple[Transaction, Change]] = []
+    size_bytes = 0
+    for transaction in transactions:
+        for change, came_bytes in transaction.changes.sized():
+            if window and (len(window) >= WINDOW_CHANGES or size_bytes + came_bytes > WINDOW_BYTES):
+                yield window, size_bytes
+                window, size_bytes = [], 0
+            window.append((transaction, change))
+            size_bytes += came_bytes
+    if window:
+        yield window, size_bytes
 
 
 def _row_with_key(change: Insert | Update | Delete) -> Row:

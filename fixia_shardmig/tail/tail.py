@@ -46,8 +46,10 @@ SETTLED = "settled_lsn"
 """The evidence that every row was brought home after the last snapshot epoch."""
 
 BATCH_CHANGES = 50_000
-BATCH_BYTES = 64 * 1024 * 1024
-QUEUE_BYTES = 128 * 1024 * 1024
+BATCH_BYTES = 24 * 1024 * 1024
+"""Of memory held. With what waits to be taken, what is taken, and what is open, four times this is held at most."""
+
+QUEUE_BYTES = 24 * 1024 * 1024
 """How much may wait while the tail is held at a barrier; beyond it the source's socket is left to fill."""
 
 WAIT_S = 0.1
@@ -250,7 +252,7 @@ class Tail:
         for item in items:
             self._queue.append(item)
             if isinstance(item, Transaction):
-                self._queue_bytes += item.size_bytes
+                self._queue_bytes += item.held_bytes
         if not items and self._batch:
             self._apply_batch()
 
@@ -263,7 +265,7 @@ class Tail:
                 return True
             self._queue.popleft()
             if isinstance(item, Transaction):
-                self._queue_bytes -= item.size_bytes
+                self._queue_bytes -= item.held_bytes
                 self._take(item)
             elif isinstance(item, Idle):
                 if not self._batch and self._due("idle", IDLE_S):
@@ -285,7 +287,7 @@ class Tail:
             return
         self._batch.append(transaction)
         self._batch_changes += len(transaction.changes)
-        self._batch_bytes += transaction.size_bytes
+        self._batch_bytes += transaction.held_bytes
         if self._batch_changes >= BATCH_CHANGES or self._batch_bytes >= BATCH_BYTES:
             self._apply_batch()
 

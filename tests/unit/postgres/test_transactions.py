@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from fixia_shardmig.model.errors import ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.postgres.pgoutput import Insert, LogicalMessage, Relation
-from fixia_shardmig.postgres.transactions import Changes, Frame, Idle, Item, Transaction, TransactionReader
+from fixia_shardmig.postgres.transactions import (
+    MESSAGE_BYTES,
+    Changes,
+    Frame,
+    Idle,
+    Item,
+    Transaction,
+    TransactionReader,
+)
 from tests.unit.postgres import pgoutput_bytes as encode
 
 USERS = Relation(1, "public", "users", "d", ("id",), (True,), (25,), (-1,))
@@ -235,7 +243,7 @@ def test_a_spilled_transaction_keeps_the_shapes_of_its_time(tmp_path: Path) -> N
 
 def test_the_memory_limit_holds_for_all_open_transactions_together(tmp_path: Path) -> None:
     """What one holds counts against the others, and is given back at commit and at abort."""
-    reader = knowing_users(tmp_path, memory_bytes_max=40)
+    reader = knowing_users(tmp_path, memory_bytes_max=40 + MESSAGE_BYTES)
     reader.feed(frames(*block(8, insert("a" * 20, xid=8), first=True), *block(9, insert("b" * 20, xid=9), first=True)))
 
     (second,) = reader.feed(frames(encode.stream_commit(9, 1, 2)))
