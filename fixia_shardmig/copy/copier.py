@@ -14,6 +14,7 @@ from threading import Event
 from fixia_shardmig.copy.worker import ChunkResult, ChunkTask, copy_chunk, prepare_worker
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.model.errors import TemporaryError
+from fixia_shardmig.model.places import place
 
 POLL_S = 0.5
 QUEUED_PER_JOB = 2
@@ -101,7 +102,9 @@ def _withdraw(running: dict[Future[ChunkResult], ChunkTask]) -> None:
 
 
 def _record(result: ChunkResult, task: ChunkTask, journal: Journal, totals: CopyTotals) -> None:
+    place("copy.before_chunk_done")
     journal.chunk_done(result.chunk_id, task.epoch, rows=result.rows, size_bytes=result.size_bytes)
+    place("copy.chunk_done")
     totals.rows += result.rows
     totals.bytes += result.size_bytes
     totals.chunks += 1

@@ -18,6 +18,7 @@ from psycopg import pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from fixia_shardmig.model.errors import TemporaryError, UnroutableError
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, is_open
 
@@ -250,7 +251,9 @@ class _Sink:
                 " ON CONFLICT (chunk_id) DO UPDATE SET snapshot_epoch = excluded.snapshot_epoch, rows = excluded.rows",
                 (self.task.chunk_id, self.task.epoch, self.rows),
             )
+            place("copy.before_chunk_commit")
             self._execute("COMMIT")
+            place("copy.chunk_committed")
         self._open = False
 
     def _end_copy(self) -> None:

@@ -21,6 +21,7 @@ from fixia_shardmig.model.errors import HeldError, RefusedError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import EDGES, Phase
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar
 
 FORMAT = 1
@@ -110,6 +111,8 @@ class Journal:
                 ),
             )
             self.event("migration_created")
+            place("journal.before_create")
+        place("journal.created")
 
     def find(self) -> Migration | None:
         """Return the migration, or None where none was begun; refuses another migration's journal."""
@@ -152,6 +155,8 @@ class Journal:
                 found = self.get().phase.value
                 raise RefusedError(f"the migration is in phase {found}, not {start.value}", hint="shardmig status")
             self.event("phase_changed", start=start.value, end=end.value, **(evidence or {}))
+            place("journal.before_advance", end.value)
+        place("journal.advanced", end.value)
 
     def note(self, **columns: str | LSN | int | None) -> None:
         """Set plain columns of the migration: slot_lsn, schema_stage, routing_epoch and the two fingerprints."""

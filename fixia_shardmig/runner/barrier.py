@@ -17,6 +17,7 @@ from psycopg import sql
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.model.errors import TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.sessions import connect, scalar, session
 from fixia_shardmig.postgres.slots import create_slot, emit_marker
@@ -52,11 +53,13 @@ def moment(context: Context, journal: Journal, check_tail: Callable[[], None]) -
     """
     with ExitStack() as stack:
         barrier = journal.request_barrier("verify", BARRIER_S)
+        place("barrier.requested")
         try:
             _wait(context, check_tail, lambda: _flag(journal, barrier, "held"), otherwise="the tail does not answer")
             began = time.monotonic()
             lsn, source = _source_snapshot(context, stack)
             journal.set_barrier(barrier, lsn)
+            place("barrier.set")
             with session(context.shard_map.source.url, "barrier") as connection:
                 emit_marker(connection, MARKER_PREFIX, b"barrier")
             _wait(
@@ -71,7 +74,9 @@ def moment(context: Context, journal: Journal, check_tail: Callable[[], None]) -
             }
         finally:
             with suppress(psycopg.Error):  # a journal that is gone lets it expire, and must not hide why
+                place("barrier.before_release")
                 journal.release_barrier(barrier)
+                place("barrier.released")
         held_ms = round((time.monotonic() - began) * 1000)
         journal.event("barrier", lsn=str(lsn), held_ms=held_ms)
         yield Moment(lsn, source, shards, held_ms)

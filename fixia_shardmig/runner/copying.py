@@ -27,6 +27,7 @@ from fixia_shardmig.journal.records import Chunk, Migration, SnapshotEpoch
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.publications import create_publication, publication_tables
 from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
@@ -91,8 +92,10 @@ def prepare_schema(context: Context, journal: Journal) -> Migration:
     for name, endpoint in context.shard_map.shards.items():
         with session(endpoint.url, "schema") as connection:
             made = apply_pre_data(connection, schemas[name])
+            place("copy.before_tables_commit")
         with session(endpoint.url, "schema") as connection:
             prepare_shard(connection)
+        place("copy.shard_prepared")
         if made:
             context.say(f"{name}: tables made; {len(schemas[name].dropped)} foreign keys end at the split")
     return migration
@@ -166,18 +169,22 @@ def _first_snapshot(
         drop_slot(source, migration.slot)
         if publication_tables(source, migration.publication) is None:
             create_publication(source, migration.publication, sorted(shard_map.moved()))
+    place("copy.publication_made")
     with replication_connection(url, f"slot {migration.slot}") as walsender:
         with naming_blockers(context, walsender, next_command=RESUME):
             made = create_slot(walsender, migration.slot)
+        place("copy.slot_made")
         with session(url, "snapshot") as reader, reader.transaction():
             reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(made.snapshot_name)))
             snapshot_text = scalar(reader, "SELECT pg_current_snapshot()::text")
             with journal.connection.transaction():
                 journal.plan_chunks(plan_chunks(shard_map, context.catalog, chunk_bytes=options.chunk_bytes))
+                place("copy.chunks_listed")
                 journal.note(slot_lsn=made.lsn)
                 epoch = journal.open_epoch(snapshot_text, made.lsn)
                 journal.advance(Phase.PLANNED, Phase.COPYING, {"slot_lsn": str(made.lsn)})
+            place("copy.first_epoch_open")
             yield epoch, made.snapshot_name
 
 
@@ -221,13 +228,17 @@ def _later_snapshot(context: Context, options: CopyOptions, journal: Journal) ->
         with session(context.shard_map.source.url, "snapshot LSN") as other:
             lsn = insert_lsn(other)
         context.say("the copy goes on under a new snapshot; the tail will make the rows of all snapshots one")
-        yield journal.open_epoch(row[0], lsn), row[1]
+        place("copy.before_later_epoch")
+        epoch = journal.open_epoch(row[0], lsn)
+        place("copy.later_epoch_open")
+        yield epoch, row[1]
 
 
 def _keys_for_open_chunks(context: Context, options: CopyOptions, journal: Journal) -> None:
     roots = {context.catalog.tables[chunk.table].root for chunk in journal.chunks() if chunk.done_epoch is None}
     for endpoint in context.shard_map.shards.values():
         run_stage(endpoint.url, "primary_keys", jobs=options.jobs, only_tables=roots)
+        place("copy.open_keys_built")
 
 
 def _check_slot(context: Context, migration: Migration) -> None:
@@ -298,10 +309,13 @@ def _make_ready(context: Context, options: CopyOptions, journal: Journal) -> Non
 
 def _finish_shard(url: str, jobs: int, start: LSN) -> None:
     run_stage(url, "primary_keys", jobs=jobs)
+    place("copy.keys_built")
     connection = connect(url, "analyze")
     try:
         connection.execute("ANALYZE")
         with connection.transaction():
             set_position(connection, start)
+            place("copy.before_position_commit")
+        place("copy.position_set")
     finally:
         connection.close()

@@ -20,6 +20,7 @@ from fixia_shardmig.model.catalog import Catalog, Table
 from fixia_shardmig.model.errors import SAME_COMMAND, DriftError, RefusedError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.retry import unforeseen
 from fixia_shardmig.postgres.sessions import insert_lsn, session
@@ -138,8 +139,11 @@ class _Follower:
                 self.context.refuse_if_stopped(f"building {stage}", "shardmig tail")
                 self.context.say(f"building {stage.replace('_', ' ')}")
                 build_on_all(self.context, stage, self.jobs)
+                place("schema.stage_built", stage)
                 self.journal.note(schema_stage=stage)
+                place("schema.stage_noted", stage)
         self.journal.note(schema_stage=SCHEMA_DONE)
+        place("schema.all_noted")
         self.journal.event("schema_complete")
 
     def _catch_up(self) -> None:
@@ -223,10 +227,12 @@ def accept_definitions(context: Context, journal: Journal, migration: Migration)
     if lacking:
         context.say("definitions changed on the source, and the shards lack it:\n  " + "\n  ".join(lacking))
         journal.note(catalog_fingerprint=NOT_ON_SHARDS)
+        place("tail.definitions_lacking")
         return _as_on_shards(context, found, lacking)
     fingerprint = context.catalog.fingerprint(context.shard_map.moved())
     if fingerprint != migration.catalog_fingerprint:
         journal.note(catalog_fingerprint=fingerprint)
+        place("tail.definitions_accepted")
         journal.event("definitions_changed", before=migration.catalog_fingerprint, now=fingerprint)
         context.say("definitions changed on the source; the shards have the same, so the tail goes on")
     return context.catalog

@@ -10,6 +10,7 @@ from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.model.errors import MappingError, RefusedError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.places import place
 from fixia_shardmig.runner.barrier import Moment, moment
 from fixia_shardmig.runner.context import Context, refuse_other_plan
 from fixia_shardmig.runner.progress import EVERY_S
@@ -95,6 +96,7 @@ def _record(journal: Journal, result: VerifyResult, *, whole: bool) -> None:
     if not whole and result.equal:
         return
     journal.add_evidence(evidence)
+    place("verify.recorded")
     if result.equal and phase is Phase.TAILING:
         journal.advance(Phase.TAILING, Phase.VERIFIED)
     elif not result.equal and phase is Phase.VERIFIED:

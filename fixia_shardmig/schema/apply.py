@@ -20,6 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError
 from fixia_shardmig.model.names import TableName
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar, session
 from fixia_shardmig.schema.dump_text import for_older_server
@@ -299,6 +300,8 @@ def _run(connection: Connection, url: str, step: Statement) -> None:
             with attempt, connection.transaction():
                 connection.execute(step.sql.encode())
                 _mark_done(connection, step, None)
+                place("schema.before_commit", step.stage)
+            place("schema.committed", step.stage)
     except psycopg.Error as error:
         if step.optional and not connection.broken and not isinstance(error, errors.LockNotAvailable):
             _mark_done(connection, step, _first_line(error))

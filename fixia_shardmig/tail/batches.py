@@ -15,6 +15,7 @@ from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.model.errors import DriftError, RefusedError, UnroutableError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
+from fixia_shardmig.model.places import place
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.pgoutput import Change, Delete, Insert, Truncate
 from fixia_shardmig.postgres.retry import as_shardmig_error
@@ -141,7 +142,9 @@ class Batches:
             self.router.route(batch)
             moved = settle_everything(self.router) if everything else settle(self.router)
             self._on_all(ShardSession.flush)
+            place("tail.before_record")
             self.journal.write_batch_record(start, end, self.router.decisions.to_bytes())
+            place("tail.recorded")
             self._on_all(lambda shard: shard.commit(end))
         except psycopg.Error as error:
             raise self._explained(error) from error
@@ -200,8 +203,8 @@ class Batches:
         allowed = self.tables.by_root[self.tables.catalog.tables[space.table].root][0].allowed_mask
         shards = [shard for shard in self.shards if allowed >> shard.number & 1]
         for shard, places in zip(shards, self._threads.map(lambda s: s.find(space, keys), shards), strict=True):
-            for place in places:
-                found[place] |= 1 << shard.number
+            for wanted in places:
+                found[wanted] |= 1 << shard.number
         return found
 
     def _on_all(self, work: Callable[[ShardSession], None]) -> None:

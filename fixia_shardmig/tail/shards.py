@@ -13,6 +13,7 @@ from fixia_shardmig.journal.journal import position, set_position
 from fixia_shardmig.model.catalog import Catalog, Table
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
+from fixia_shardmig.model.places import place
 from fixia_shardmig.placement.snapshot import extension_path
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.sessions import connect, quoted
@@ -199,7 +200,9 @@ class ShardSession:
     def commit(self, lsn: LSN) -> None:
         """Commit the batch together with its position."""
         set_position(self.connection, lsn)
+        place("tail.before_shard_commit")
         self.connection.commit()
+        place("tail.shard_committed")
         self._bulk.committed()
         self.position = lsn
 

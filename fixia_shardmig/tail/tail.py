@@ -25,6 +25,7 @@ from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Writer, writer_in
+from fixia_shardmig.model.places import place
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
@@ -305,7 +306,9 @@ class Tail:
         self._commit_time = batch[-1].commit_time
         for transaction in batch:
             transaction.close()
+        place("tail.before_acknowledge")
         self._receiver.acknowledge(self.batches.position)
+        place("tail.acknowledged")
         self._reach_consistency()
 
     def _advance(self, lsn: LSN) -> None:
@@ -322,9 +325,12 @@ class Tail:
         if not self._is_loose or consistent is None or self.batches.position < consistent:
             return
         self.batches.router.loose = self._is_loose = False
+        place("tail.before_settle")
         moved = self.batches.settle_all(self.batches.position)
+        place("tail.settled")
         self.batches.missed.clear()
         self.journal.add_evidence({SETTLED: str(self.batches.position)})
+        place("tail.consistent")
         self.journal.event("consistent", lsn=str(self.batches.position), moved_rows=moved)
 
     def _replay_torn_batch(self) -> None:
@@ -339,7 +345,9 @@ class Tail:
                 hint="was a shard restored from a backup? shardmig abort, then begin again",
             )
         batch = self._read_again(start, end)
+        place("tail.before_replay")
         self.batches.replay(batch, Decisions.from_bytes(record[2]), end)
+        place("tail.replayed")
         for transaction in batch:
             transaction.close()
         self.journal.event("batch_replayed", start=str(start), end=str(end), transactions=len(batch))
@@ -376,14 +384,18 @@ class Tail:
         if self._barrier != barrier.id:
             self._barrier = barrier.id
             self._apply_batch()
+            place("barrier.before_held")
             self.journal.barrier_held(barrier.id)
+            place("barrier.held")
         self._limit = barrier.lsn
         return True
 
     def _at_barrier(self) -> None:
         if self._barrier is not None and self._limit is not None and self._barrier != self._reached:
             self._advance(self._limit)
+            place("barrier.before_reached")
             self.journal.barrier_reached(self._barrier)
+            place("barrier.reached")
             self._reached = self._barrier
 
     def _look_for_drift(self) -> None:
