@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fixia_shardmig.model.phase import writer_in
 from fixia_shardmig.runner.progress import mib
+from fixia_shardmig.runner.slot_guard import Level
 from fixia_shardmig.runner.status import Status
 
 
@@ -40,11 +41,17 @@ def _behind(status: Status) -> str:
 
 
 def _slot(status: Status) -> str:
-    slot = status.slot
-    if slot is None:
+    look = status.slot
+    if look is None:
         return "none"
+    slot = look.seen.state
+    if slot is None:
+        return "gone"
     reader = f"read by pid {slot.active_pid}" if slot.active else "nobody reads from it"
-    return f"{slot.wal_status}, holds {mib(slot.retained_wal_bytes or 0)} of WAL, {reader}"
+    growth = look.seen.growth_bytes_per_s
+    rate = f" ({mib(growth)}/s more)" if growth is not None and growth > 0 else ""
+    notices = [str(danger) for danger in look.dangers if danger.level is Level.NOTICE]
+    return "; ".join([f"{slot.wal_status}, holds {mib(slot.retained_wal_bytes or 0)} of WAL{rate}, {reader}", *notices])
 
 
 def _tail(status: Status) -> str:

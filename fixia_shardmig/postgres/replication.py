@@ -34,7 +34,15 @@ from fixia_shardmig.postgres.sessions import (
     scalar,
     without_secret,
 )
-from fixia_shardmig.postgres.slots import PLUGIN, RELEASE_POLL_S, RELEASE_WAIT_S, slot_held, slot_state
+from fixia_shardmig.postgres.slots import (
+    BEGIN_AGAIN,
+    PLUGIN,
+    RELEASE_POLL_S,
+    RELEASE_WAIT_S,
+    refuse_lost_slot,
+    slot_held,
+    slot_state,
+)
 
 STATUS_INTERVAL_S: Final = 10.0
 """At least this often the server hears from us: a sixth of wal_sender_timeout's default."""
@@ -382,7 +390,7 @@ class Stream:
                 message, hint="a slot without its publication is of no use: shardmig abort, then begin again"
             )
         if isinstance(error, errors.ObjectNotInPrerequisiteState):
-            return RefusedError(message, hint="see wal_status in pg_replication_slots; a lost slot cannot be revived")
+            return RefusedError(message, hint=f"a lost slot cannot be revived: {BEGIN_AGAIN}")
         if is_passing(error):
             return TemporaryError(message, hint="when the server is back, run the same command again; nothing is lost")
         return ShardmigError(message, hint="look into the server's log, remove the cause, then run again")
@@ -399,22 +407,12 @@ def _check_publication(connection: Connection, publication: str) -> None:
 
 def _in_use(connection: Connection, slot: str, *, start: LSN) -> bool:
     """Return whether somebody reads from the slot; refuse one that cannot serve, or not from this start."""
-    state = slot_state(connection, slot)
-    if state is None:
-        raise RefusedError(
-            f"replication slot {slot} does not exist",
-            hint="changes since it went are gone (a failover before 17 loses slots): shardmig abort, then begin again",
-        )
+    state = refuse_lost_slot(slot, slot_state(connection, slot))
     database = scalar(connection, "SELECT pg_catalog.current_database()")
     if state.plugin != PLUGIN or state.database != database:
         raise RefusedError(
             f"replication slot {slot} is for {state.plugin or 'physical'} on {state.database or 'no database'}",
             hint=f"it is not ours: rename the migration, so that its slot is another one, of {PLUGIN} on {database}",
-        )
-    if state.wal_status == "lost":
-        raise RefusedError(
-            f"replication slot {slot} is lost: the server removed WAL that it needed",
-            hint="raise max_slot_wal_keep_size, then shardmig abort, and begin again",
         )
     if state.active:
         return True

@@ -23,6 +23,8 @@ RELEASE_POLL_S: Final = 0.2
 
 PLUGIN: Final = "pgoutput"
 
+BEGIN_AGAIN: Final = "shardmig abort --drop-targets, then begin again"
+
 _BLOCKERS = """
 SELECT l.pid, coalesce(p.gid, ''), coalesce(a.application_name, ''), coalesce(a.usename, p.owner, ''),
        extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8, a.query_start
@@ -38,8 +40,10 @@ ORDER BY 5 DESC NULLS LAST, 1
 _STATE = """
 SELECT plugin, database, active, active_pid, restart_lsn, confirmed_flush_lsn, wal_status, safe_wal_size,
        pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), restart_lsn)::int8,
-       pg_catalog.age(catalog_xmin)
-FROM pg_catalog.pg_replication_slots WHERE slot_name = %s
+       pg_catalog.age(catalog_xmin), pg_catalog.age(xmin),
+       extract(epoch FROM pg_catalog.clock_timestamp()
+               - (pg_catalog.to_jsonb(s) ->> 'inactive_since')::pg_catalog.timestamptz)::float8
+FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = %s
 """
 
 _HOLDER = """
@@ -98,7 +102,9 @@ class SlotState:
         wal_status: reserved, extended, unreserved or lost.
         safe_wal_size: Bytes that may still be written before the slot is in danger; None without a limit.
         retained_wal_bytes: What the slot keeps from being removed; None once it is lost.
-        catalog_xmin_age: Transactions since the oldest that the slot holds vacuum back for.
+        catalog_xmin_age: Transactions since the oldest that the slot holds vacuum of the catalogs back for.
+        xmin_age: The same for all tables; a logical slot that was made with a snapshot has it for a moment.
+        inactive_s: How long nobody has read from it; None while somebody does, and before 17.
     """
 
     name: str
@@ -112,6 +118,8 @@ class SlotState:
     safe_wal_size: int | None
     retained_wal_bytes: int | None
     catalog_xmin_age: int | None
+    xmin_age: int | None = None
+    inactive_s: float | None = None
 
 
 def create_slot(connection: Connection, name: str, *, temporary: bool = False) -> SlotSnapshot:
@@ -170,7 +178,7 @@ def slot_state(connection: Connection, name: str) -> SlotState | None:
     row = connection.execute(_STATE, [name]).fetchone()
     if row is None:
         return None
-    plugin, database, active, active_pid, restart, confirmed, status, safe, retained, xmin_age = row
+    plugin, database, active, active_pid, restart, confirmed, status, safe, retained, catalog_age, age, idle_s = row
     return SlotState(
         name=name,
         plugin=plugin or "",
@@ -182,8 +190,30 @@ def slot_state(connection: Connection, name: str) -> SlotState | None:
         wal_status=status or "",
         safe_wal_size=safe,
         retained_wal_bytes=retained,
-        catalog_xmin_age=xmin_age,
+        catalog_xmin_age=catalog_age,
+        xmin_age=age,
+        inactive_s=idle_s,
     )
+
+
+def refuse_lost_slot(name: str, state: SlotState | None) -> SlotState:
+    """Return a slot's state; refuse one that is gone or lost: what it kept cannot be read again from anywhere.
+
+    Raises:
+        RefusedError: With the way forward, which is to begin again.
+    """
+    if state is None:
+        raise RefusedError(
+            f"replication slot {name} does not exist: somebody dropped it, or a failover before 17 lost it, with what"
+            " changed since it began",
+            hint=BEGIN_AGAIN,
+        )
+    if state.wal_status == "lost":
+        raise RefusedError(
+            f"replication slot {name} is lost: the server removed WAL that it needed (max_slot_wal_keep_size)",
+            hint=f"raise max_slot_wal_keep_size on the source; {BEGIN_AGAIN}",
+        )
+    return state
 
 
 def drop_slot(connection: Connection, name: str) -> bool:

@@ -31,10 +31,11 @@ from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.publications import create_publication, publication_tables
 from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
-from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot, slot_state
+from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot
 from fixia_shardmig.runner.context import Context, new_migration, refuse_other_plan
 from fixia_shardmig.runner.planning import refuse_blockers
 from fixia_shardmig.runner.progress import Progress
+from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
 from fixia_shardmig.schema.apply import apply_pre_data, run_stage
 from fixia_shardmig.schema.build import build_all
 
@@ -149,7 +150,7 @@ def _copy_all(context: Context, options: CopyOptions, journal: Journal, migratio
                 _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor)
         while any(chunk.done_epoch is None for chunk in journal.chunks()):
             context.refuse_if_stopped("copying", RESUME)
-            _check_slot(context, migration)
+            refuse_if_lost(context, journal, migration.slot)
             with _later_snapshot(context, options, journal) as (epoch, snapshot):
                 _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor)
     finally:
@@ -241,16 +242,6 @@ def _keys_for_open_chunks(context: Context, options: CopyOptions, journal: Journ
         place("copy.open_keys_built")
 
 
-def _check_slot(context: Context, migration: Migration) -> None:
-    with session(context.shard_map.source.url, "slot") as source:
-        state = slot_state(source, migration.slot)
-    if state is None or state.wal_status == "lost":
-        raise RefusedError(
-            f"replication slot {migration.slot} is {'lost' if state else 'gone'}, with what changed since it began",
-            hint="shardmig abort --drop-targets, then begin again",
-        )
-
-
 def _copy_epoch(
     context: Context,
     options: CopyOptions,
@@ -267,7 +258,15 @@ def _copy_epoch(
         context.say, "copy", total_bytes=sum(c.size_bytes for c in chunks), base=sum(c.bytes or 0 for c in chunks)
     )
     too_old = time.monotonic() + options.max_snapshot_age_s
-    with session(context.shard_map.source.url, "quoting") as quoting:
+
+    def on_done(now: CopyTotals) -> None:
+        watch.refuse_if_lost()
+        progress.tell(now.rows, now.bytes, f"{now.chunks}/{len(open_chunks)} chunks")
+
+    with (
+        session(context.shard_map.source.url, "quoting") as quoting,
+        watching_slot(context, journal.get().slot) as watch,
+    ):
         tasks = _tasks(context, open_chunks, epoch, snapshot=snapshot, quoting=quoting, too_old=too_old)
         totals = copy_chunks(
             tasks,
@@ -275,7 +274,7 @@ def _copy_epoch(
             jobs=options.jobs,
             journal=journal,
             stop=context.stop,
-            on_done=lambda now: progress.tell(now.rows, now.bytes, f"{now.chunks}/{len(open_chunks)} chunks"),
+            on_done=on_done,
         )
     context.refuse_if_stopped("copying", RESUME)
     return totals
@@ -298,12 +297,16 @@ def _make_ready(context: Context, options: CopyOptions, journal: Journal) -> Non
     if migration.slot_lsn is None:
         raise RefusedError("the copy has no slot", hint=RESUME)
     context.say("building primary keys")
-    with ThreadPoolExecutor(len(context.shard_map.shards)) as pool:
+    with (
+        watching_slot(context, migration.slot),
+        ThreadPoolExecutor(len(context.shard_map.shards)) as pool,
+    ):
         for future in [
             pool.submit(_finish_shard, endpoint.url, options.jobs, migration.slot_lsn)
             for endpoint in context.shard_map.shards.values()
         ]:
             future.result()
+    refuse_if_lost(context, journal, migration.slot)
     journal.advance(Phase.COPYING, Phase.TAILING, {"copied_epochs": len(journal.epochs())})
 
 

@@ -12,8 +12,10 @@ from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.sessions import insert_lsn, session
-from fixia_shardmig.postgres.slots import SlotState, slot_state
+from fixia_shardmig.postgres.slots import BEGIN_AGAIN
 from fixia_shardmig.runner.context import Context
+from fixia_shardmig.runner.slot_guard import Level
+from fixia_shardmig.runner.slot_watch import SlotLook, look_at
 
 FRESH_S = 5.0
 """A tail that has said nothing for longer is not running."""
@@ -47,7 +49,7 @@ class Status:
     tables: tuple[TableProgress, ...]
     positions: dict[str, LSN | None]
     source_lsn: LSN | None
-    slot: SlotState | None
+    slot: SlotLook | None
     tail: TailState | None
     driver: str | None
     next_steps: tuple[str, ...]
@@ -84,6 +86,7 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         """Return the contract's `status` part."""
         migration, tail = self.migration, self.tail
+        state = self.slot.seen.state if self.slot else None
         return {
             "phase": migration.phase.value if migration else None,
             "writer": writer_in(migration.phase).value if migration else "source",
@@ -95,7 +98,7 @@ class Status:
             "positions": {name: str(lsn) if lsn else None for name, lsn in self.positions.items()},
             "lag_bytes": self.lag_bytes,
             "lag_s": round(self.lag_s, 3) if self.lag_s is not None else None,
-            "retained_wal_bytes": self.slot.retained_wal_bytes if self.slot else None,
+            "retained_wal_bytes": state.retained_wal_bytes if state else None,
             "slot": _slot_json(self.slot),
             "rates": {"changes_per_s": round(tail.changes_per_s, 1) if self.tail_runs and tail else 0.0},
             "tail": _tail_json(tail) if tail else None,
@@ -106,9 +109,12 @@ class Status:
         }
 
 
-def _slot_json(slot: SlotState | None) -> dict[str, Any] | None:
-    if slot is None:
+def _slot_json(look: SlotLook | None) -> dict[str, Any] | None:
+    if look is None or look.seen.state is None:
         return None
+    slot, room = look.seen.state, look.seen.room
+    growth = look.seen.growth_bytes_per_s
+    times = [danger.eta_s for danger in look.dangers if danger.eta_s is not None]
     return {
         "active": slot.active,
         "active_pid": slot.active_pid,
@@ -116,6 +122,15 @@ def _slot_json(slot: SlotState | None) -> dict[str, Any] | None:
         "confirmed_flush_lsn": str(slot.confirmed_flush_lsn) if slot.confirmed_flush_lsn else None,
         "wal_status": slot.wal_status,
         "safe_wal_size": slot.safe_wal_size,
+        "level": look.level.name.lower(),
+        "warnings": [str(danger) for danger in look.dangers],
+        "growth_bytes_per_s": round(growth) if growth is not None else None,
+        "loss_eta_s": round(min(times)) if times else None,
+        "max_slot_wal_keep_size": room.keep_bytes,
+        "wal_bytes": room.wal_bytes,
+        "disk_free_bytes": room.free_bytes,
+        "xmin_age": slot.xmin_age,
+        "catalog_xmin_age": slot.catalog_xmin_age,
     }
 
 
@@ -192,12 +207,13 @@ def _positions(context: Context, problems: list[str]) -> dict[str, LSN | None]:
     return found
 
 
-def _source(context: Context, migration: Migration, problems: list[str]) -> tuple[LSN | None, SlotState | None]:
+def _source(context: Context, migration: Migration, problems: list[str]) -> tuple[LSN | None, SlotLook | None]:
+    """Look at the slot where the migration needs one, or there is one."""
     with session(context.shard_map.source.url, "status") as source:
-        slot = slot_state(source, migration.slot)
+        look = look_at(source, migration.slot, migration.evidence)
         needed = migration.slot_lsn is not None and writer_in(migration.phase) is not Writer.SHARDS
-        if needed and slot is None:
-            problems.append(f"replication slot {migration.slot} is gone: shardmig abort, then begin again")
-        elif slot is not None and slot.wal_status in {"unreserved", "lost"}:
-            problems.append(f"replication slot {migration.slot} is {slot.wal_status}: WAL it needs is being removed")
-        return insert_lsn(source), slot
+        if not needed and look.seen.state is None:
+            return insert_lsn(source), None
+        problems += [str(danger) for danger in look.dangers if danger.level in {Level.WARNING, Level.CRITICAL}]
+        problems += [f"{danger.text}: {BEGIN_AGAIN}" for danger in look.dangers if danger.level is Level.LOST]
+        return insert_lsn(source), look

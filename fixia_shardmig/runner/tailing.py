@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
@@ -27,6 +27,7 @@ from fixia_shardmig.postgres.sessions import insert_lsn, session
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.runner.context import Context, refuse_other_plan, spool_directory, timeline
 from fixia_shardmig.runner.progress import mib
+from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
 from fixia_shardmig.schema.apply import run_stage
 from fixia_shardmig.tail.tail import MARKER_PREFIX, Tail, TailTotals
 
@@ -117,6 +118,10 @@ class _Follower:
         self._said = 0.0
 
     def run(self, *, until: LSN | None, caught_up: bool) -> TailResult:
+        with watching_slot(self.context, self.migration.slot):
+            return self._run(until=until, caught_up=caught_up)
+
+    def _run(self, *, until: LSN | None, caught_up: bool) -> TailResult:
         if until is not None:
             self._stream(lambda tail: tail.run(self.context.stop, until=until))
             return self.result
@@ -172,6 +177,10 @@ class _Follower:
         )
         try:
             self.result.add(work(follower))
+        except TemporaryError:
+            with suppress(TemporaryError, psycopg.Error):  # a source that is away is what the error says already
+                refuse_if_lost(self.context, self.journal, self.migration.slot)
+            raise
         finally:
             follower.close()
 
