@@ -82,6 +82,11 @@ class Batches:
             return None
         return min(positions), max(positions)
 
+    def torn_settling(self) -> LSN | None:
+        """Return where all rows were brought home if only some shards have committed that, or None."""
+        settled = {shard.settled for shard in self.shards}
+        return max(lsn for lsn in settled if lsn is not None) if len(settled) > 1 else None
+
     def apply(self, batch: Sequence[Transaction], end: LSN) -> None:
         """Apply transactions and move every shard to `end`.
 
@@ -145,21 +150,23 @@ class Batches:
             place("tail.before_record")
             self.journal.write_batch_record(start, end, self.router.decisions.to_bytes())
             place("tail.recorded")
-            self._on_all(lambda shard: shard.commit(end))
+            self._on_all(lambda shard: shard.commit(end, settled=everything))
         except psycopg.Error as error:
             raise self._explained(error) from error
         self.moved_rows += moved
         self._count_missed()
         self.locations.trim()
 
-    def replay(self, batch: Sequence[Transaction], decisions: Decisions, end: LSN) -> None:
+    def replay(
+        self, batch: Sequence[Transaction], decisions: Decisions, end: LSN, *, settling: bool = False
+    ) -> None:
         """Apply a recorded batch to the shards that have not committed it, deciding nothing."""
-        behind = [shard for shard in self.shards if shard.position != end]
+        behind = [shard for shard in self.shards if (shard.settled if settling else shard.position) != end]
         try:
             self._replay_changes(behind, batch, decisions)
             for shard in behind:
                 shard.flush()
-                shard.commit(end)
+                shard.commit(end, settled=settling)
         except psycopg.Error as error:
             raise self._explained(error) from error
 

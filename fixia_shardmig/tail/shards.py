@@ -36,6 +36,9 @@ MERGED_MIN = 1_000
 
 MERGED_TABLE_MIN = 100
 
+SETTLED_STREAM = "forward settled"
+"""Under this name a shard keeps where all rows were last brought home: that moves no position by which to tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -68,6 +71,7 @@ class ShardSession:
         self.merging = False
         self._bulk = Bulk(self.connection)
         self.position = position(self.connection)
+        self.settled = position(self.connection, SETTLED_STREAM)
         self.connection.autocommit = False
 
     @property
@@ -197,14 +201,17 @@ class ShardSession:
         arrays = [list(part) for part in zip(*keys, strict=True)]
         return {row[0] - 1 for row in self.connection.execute(query, arrays).fetchall()}
 
-    def commit(self, lsn: LSN) -> None:
-        """Commit the batch together with its position."""
+    def commit(self, lsn: LSN, *, settled: bool = False) -> None:
+        """Commit the batch together with its position; `settled` if it brought all rows home."""
         set_position(self.connection, lsn)
+        if settled:
+            set_position(self.connection, lsn, SETTLED_STREAM)
         place("tail.before_shard_commit")
         self.connection.commit()
         place("tail.shard_committed")
         self._bulk.committed()
         self.position = lsn
+        self.settled = lsn if settled else self.settled
 
     def rollback(self) -> None:
         """Forget the batch."""

@@ -121,6 +121,7 @@ class Tail:
             self._opened = opened.pop_all()
         self.totals = TailTotals(self.batches.position)
         self._is_loose = self._starts_loose()
+        self._read_ahead = insert_lsn(self._source) if self._is_loose else LSN(0)
         self.batches.router.loose = self._is_loose
 
     def _open(self, opened: ExitStack, spool: Path) -> None:
@@ -183,13 +184,17 @@ class Tail:
         return lambda table, xid: table.leaf in snapshots and is_visible(xid, snapshots[table.leaf])
 
     def _fetch_missing(self, table: TailTable, key: Key, columns: tuple[str, ...]) -> dict[str, str | None] | None:
-        """Read left-out columns of a row on the source; a later change of them is still to come in the stream."""
+        """Read left-out columns of a row on the source; a later change of them is still to come in the stream.
+
+        Until it has come, the shards hold values of the future, or lack a row that is gone by now.
+        """
         query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
             statements.as_text(columns),
             statements.target(table.table),
             statements.equal(table.table, table.own.columns),
         )
         row = self._source.execute(query, key).fetchone()
+        self._read_ahead = insert_lsn(self._source)
         return dict(zip(columns, row, strict=True)) if row else None
 
     # the loop
@@ -203,6 +208,7 @@ class Tail:
         began = time.monotonic()
         try:
             self._replay_torn_batch()
+            self._replay_torn_settling()
             self._reach_consistency()
             while not stop.is_set():
                 if until is not None and self.batches.position >= until:
@@ -320,9 +326,12 @@ class Tail:
         self._reach_consistency()
 
     def _reach_consistency(self) -> None:
-        """Once every snapshot's LSN is passed, bring all rows home and hold changes to their word from then on."""
+        """Once all that was read ahead of the stream is passed, snapshots too, bring all rows home.
+
+        From then on changes are held to their word.
+        """
         consistent = self.migration.consistent_lsn
-        if not self._is_loose or consistent is None or self.batches.position < consistent:
+        if not self._is_loose or consistent is None or self.batches.position < max(consistent, self._read_ahead):
             return
         self.batches.router.loose = self._is_loose = False
         place("tail.before_settle")
@@ -332,6 +341,19 @@ class Tail:
         self.journal.add_evidence({SETTLED: str(self.batches.position)})
         place("tail.consistent")
         self.journal.event("consistent", lsn=str(self.batches.position), moved_rows=moved)
+
+    def _replay_torn_settling(self) -> None:
+        lsn = self.batches.torn_settling()
+        if lsn is None:
+            return
+        record = self.journal.batch_record()
+        if record is None or record[:2] != (lsn, lsn):
+            raise RefusedError(
+                f"all rows were brought home at {lsn} on some shards only, and there is no record of it",
+                hint="was a shard restored from a backup? shardmig abort, then begin again",
+            )
+        self.batches.replay([], Decisions.from_bytes(record[2]), lsn, settling=True)
+        self.journal.event("settling_replayed", lsn=str(lsn))
 
     def _replay_torn_batch(self) -> None:
         torn = self.batches.torn()
