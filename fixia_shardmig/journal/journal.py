@@ -323,7 +323,15 @@ class Journal:
     # barriers
 
     def request_barrier(self, owner: str, seconds: float) -> int:
-        """Ask the tail to hold where it is, for a barrier whose LSN is told later; returns the barrier's id."""
+        """Ask the tail to hold where it is, for a barrier whose LSN is told later; returns the barrier's id.
+
+        An owner has one barrier at a time: one that it left when it died is released, since the tail takes the oldest
+        first and would hold there until that expired.
+        """
+        self.connection.execute(
+            "UPDATE shardmig.barrier SET released_at = clock_timestamp() WHERE owner = %s AND released_at IS NULL",
+            (owner,),
+        )
         return int(
             scalar(
                 self.connection,

@@ -291,6 +291,18 @@ def test_an_expired_barrier_holds_nobody(journal: Journal) -> None:
     assert (True, False) == (found.expired, found.released)
 
 
+def test_an_owner_that_died_is_not_waited_for_by_its_own_next_barrier(journal: Journal) -> None:
+    """Pitfall 72: a verify that was killed left a barrier; the next verify's is the one that the tail holds at."""
+    left = journal.request_barrier("verify", 60)
+    anew = journal.request_barrier("verify", 60)
+    found = journal.barrier()
+    assert found is not None
+    assert anew == found.id
+    before = journal.barrier(left)
+    assert before is not None
+    assert before.released
+
+
 def test_barriers_come_one_after_the_other(journal: Journal) -> None:
     """The oldest that still stands is the tail's next one."""
     gone, first, second = (
