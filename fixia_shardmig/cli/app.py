@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import rich_click as click
@@ -168,6 +169,20 @@ def schema_diff(session: Session) -> int:
     return int(Exit.DIFFERENCES if lines else Exit.OK)
 
 
+def spool_options(function: Callable[P, None]) -> Callable[P, None]:
+    """Give a command that copies the options of a spool."""
+    directory = click.option(
+        "--spool",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Keep the slot's stream in files here while the copy lasts, so that the slot moves on.",
+    )
+    bound = click.option(
+        "--spool-bytes", type=Size(), default="50GiB", show_default=True, help="How much the spool may hold."
+    )
+    return directory(bound(function))
+
+
 @cli.command()
 @click.option("--resume", is_flag=True, help="Go on with a copy that was begun.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
@@ -179,32 +194,51 @@ def schema_diff(session: Session) -> int:
     show_default=True,
     help="Take a new snapshot after this time, so that vacuum on the source is not held back.",
 )
+@spool_options
 @command
-def copy(session: Session, *, resume: bool, jobs: int, chunk_bytes: float, max_snapshot_age: float) -> None:
+def copy(
+    session: Session,
+    *,
+    resume: bool,
+    jobs: int,
+    chunk_bytes: float,
+    max_snapshot_age: float,
+    spool: Path | None,
+    spool_bytes: float,
+) -> None:
     """Copy every table to the rows' home shards, and build primary keys."""
     from fixia_shardmig.runner.copying import CopyOptions
     from fixia_shardmig.runner.copying import copy as run_copy
     from fixia_shardmig.runner.progress import mib
+    from fixia_shardmig.runner.spooling import SpoolOptions
 
-    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age)
+    kept = SpoolOptions(spool, int(spool_bytes)) if spool else None
+    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age, kept)
     result = run_copy(session.load(), options)
     text = (
         f"copied {result.rows:,} rows, {mib(result.bytes)} in {result.chunks} chunks"
         f" under {result.epochs} snapshot{'s' if result.epochs > 1 else ''} in {result.seconds:.1f} s"
     )
-    session.result(result.to_json(), text, next_steps=("shardmig tail",))
+    session.result(result.to_json(), text, next_steps=(f"shardmig tail --spool {spool}" if spool else "shardmig tail",))
 
 
 @cli.command()
 @click.option("--until", type=Until(), help="End when caught up with everything built, or at an LSN; else follow.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Indexes at once on a shard.")
+@click.option(
+    "--spool",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Apply what the copy has kept here, then go on with the stream.",
+)
 @command
-def tail(session: Session, until: Any, jobs: int) -> int:  # noqa: ANN401  an LSN or the word caught-up
+def tail(session: Session, until: Any, jobs: int, *, spool: Path | None) -> int:  # noqa: ANN401  an LSN or the word caught-up
     """Apply the source's changes, build indexes and constraints, then follow."""
     from fixia_shardmig.runner.tailing import tail as run_tail
 
     context = session.load()
-    result = run_tail(context, until=None if until == "caught-up" else until, caught_up=until == "caught-up", jobs=jobs)
+    goal = None if until == "caught-up" else until
+    result = run_tail(context, until=goal, caught_up=until == "caught-up", jobs=jobs, spool=spool)
     text = (
         f"applied {result.changes:,} changes in {result.transactions:,} transactions up to {result.applied_lsn};"
         f" {result.moved_rows:,} rows moved with their owners"
@@ -238,9 +272,11 @@ def verify(session: Session, tables: tuple[str, ...], jobs: int) -> int:
 @cli.command()
 @click.option("--until", type=click.Choice(["tail", "verify"]), default="verify", show_default=True)
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Parallel work.")
+@spool_options
 @command
-def run(session: Session, until: str, jobs: int) -> int:
+def run(session: Session, until: str, jobs: int, *, spool: Path | None, spool_bytes: float) -> int:
     """Run the phases in one go, from wherever the migration stands, say how it went, then follow the source."""
+    from fixia_shardmig.runner.spooling import SpoolOptions
     from fixia_shardmig.runner.story import Outcome, run_all
 
     def tell(outcome: Outcome) -> None:
@@ -251,7 +287,8 @@ def run(session: Session, until: str, jobs: int) -> int:
             next_steps=("shardmig cutover --dry-run",) if outcome.equal else ("shardmig events",),
         )
 
-    outcome = run_all(session.load(), until=until, jobs=jobs, on_outcome=tell)
+    kept = SpoolOptions(spool, int(spool_bytes)) if spool else None
+    outcome = run_all(session.load(), until=until, jobs=jobs, on_outcome=tell, spool=kept)
     return int(Exit.OK if outcome.equal else Exit.DIFFERENCES)
 
 
@@ -281,15 +318,16 @@ def cutover(session: Session, *, dry_run: bool, max_pause: float, resume: bool) 
 
 @cli.command()
 @click.option("--drop-targets", is_flag=True, help="Drop the copied tables on the shards too.")
+@click.option("--drop-spool", is_flag=True, help="Delete the spool too.")
 @command
-def abort(session: Session, *, drop_targets: bool) -> None:
+def abort(session: Session, *, drop_targets: bool, drop_spool: bool) -> None:
     """Give up before the switch: nothing of ours stays on the source or the shards."""
     from fixia_shardmig.runner.ending import abort as run_abort
 
     context = session.load()
     what = "drop slot, publication and journal" + (" and the shards' tables" if drop_targets else "")
     session.confirm(f"{what} of migration {context.shard_map.name}?")
-    result = run_abort(context, drop_targets=drop_targets)
+    result = run_abort(context, drop_targets=drop_targets, drop_spool=drop_spool)
     session.result({"removed": list(result.removed)}, "aborted: the source is as it was", next_steps=("shardmig plan",))
 
 

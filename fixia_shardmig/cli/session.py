@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAPPING = "shardmig.yaml"
 SCHEMA_VERSION = 1
-_COMMAND = re.compile(r"shardmig( [a-z-]+)+")
+_COMMAND = re.compile(r"shardmig( [a-z-]+| /\S+)+")
 
 
 def as_json(part: dict[str, Any], *, output: str, migration: str | None) -> str:

@@ -25,6 +25,8 @@ def render_status(status: Status) -> str:
         f"slot        {_slot(status)}",
         f"tail        {_tail(status)}",
     ]
+    if status.spool:
+        lines.append(f"spool       {status.spool.text()}")
     if "verified_at" in migration.evidence:
         outcome = "equal" if migration.evidence.get("verified_equal") else "differences"
         evidence = migration.evidence

@@ -36,6 +36,7 @@ from fixia_shardmig.runner.context import Context, new_migration, refuse_other_p
 from fixia_shardmig.runner.planning import refuse_blockers
 from fixia_shardmig.runner.progress import Progress
 from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
+from fixia_shardmig.runner.spooling import SpoolOptions, Start, spooling
 from fixia_shardmig.schema.apply import apply_pre_data, run_stage
 from fixia_shardmig.schema.build import build_all
 
@@ -54,6 +55,7 @@ class CopyOptions:
     jobs: int = 2
     chunk_bytes: int = CHUNK_BYTES
     max_snapshot_age_s: float = MAX_SNAPSHOT_AGE_S
+    spool: SpoolOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,9 @@ def copy(context: Context, options: CopyOptions) -> CopyResult:
         migration = prepare_schema(context, journal)
         context.refuse_if_stopped("making tables", RESUME)
         if migration.phase in {Phase.PLANNED, Phase.COPYING}:
-            _copy_all(context, options, journal, migration)
-            _make_ready(context, options, journal)
+            with spooling(context, options.spool, journal) as start_spool:
+                _copy_all(context, options, journal, start_spool=start_spool)
+                _make_ready(context, options, journal)
         return _result(journal, time.monotonic() - began)
 
 
@@ -142,12 +145,15 @@ def _result(journal: Journal, seconds: float) -> CopyResult:
     )
 
 
-def _copy_all(context: Context, options: CopyOptions, journal: Journal, migration: Migration) -> None:
+def _copy_all(context: Context, options: CopyOptions, journal: Journal, *, start_spool: Start) -> None:
+    migration = journal.get()
     executor = local_executor(options.jobs)
     try:
         if migration.slot_lsn is None:
             with _first_snapshot(context, options, journal, migration) as (epoch, snapshot):
+                start_spool()
                 _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor)
+        start_spool()
         while any(chunk.done_epoch is None for chunk in journal.chunks()):
             context.refuse_if_stopped("copying", RESUME)
             refuse_if_lost(context, journal, migration.slot)

@@ -16,6 +16,7 @@ from fixia_shardmig.postgres.publications import drop_publication
 from fixia_shardmig.postgres.sessions import Connection, scalar, session
 from fixia_shardmig.postgres.slots import drop_slot
 from fixia_shardmig.runner.context import Context, publication_name
+from fixia_shardmig.runner.spooling import end_spool
 
 LIFT_S = 10.0
 """How long to try to drop the fence's triggers; they let everything through meanwhile."""
@@ -28,8 +29,10 @@ class AbortResult:
     removed: tuple[str, ...]
 
 
-def abort(context: Context, *, drop_targets: bool = False) -> AbortResult:
+def abort(context: Context, *, drop_targets: bool = False, drop_spool: bool = False) -> AbortResult:
     """Drop slot, publication, fence, journal and checkpoints; with `drop_targets` the copied tables too.
+
+    A spool is deleted with `drop_spool`; else it is said where it lies.
 
     Works from any state before the switch, also one that a crash left half made, and again after an abort that failed.
 
@@ -49,6 +52,7 @@ def abort(context: Context, *, drop_targets: bool = False) -> AbortResult:
         for name, endpoint in context.shard_map.shards.items():
             if name != context.shard_map.journal_shard:
                 removed += _clear_shard(context, endpoint.url, name, drop_targets=drop_targets)
+        removed += end_spool(migration, drop=drop_spool) if migration is not None else []
         removed += _clear_journal(context, journal, drop_targets=drop_targets)
     for line in removed:
         context.say(line)

@@ -16,6 +16,7 @@ from fixia_shardmig.postgres.slots import BEGIN_AGAIN
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.slot_guard import Level
 from fixia_shardmig.runner.slot_watch import SlotLook, look_at
+from fixia_shardmig.runner.spooling import SpoolStatus, spool_status, with_spool
 
 FRESH_S = 5.0
 """A tail that has said nothing for longer is not running."""
@@ -54,6 +55,7 @@ class Status:
     driver: str | None
     next_steps: tuple[str, ...]
     problems: tuple[str, ...]
+    spool: SpoolStatus | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -100,6 +102,7 @@ class Status:
             "lag_s": round(self.lag_s, 3) if self.lag_s is not None else None,
             "retained_wal_bytes": state.retained_wal_bytes if state else None,
             "slot": _slot_json(self.slot),
+            "spool": self.spool.to_json() if self.spool else None,
             "rates": {"changes_per_s": round(tail.changes_per_s, 1) if self.tail_runs and tail else 0.0},
             "tail": _tail_json(tail) if tail else None,
             "driver": self.driver,
@@ -155,6 +158,9 @@ def status(context: Context) -> Status:
         problems: list[str] = []
         positions = _positions(context, problems)
         source_lsn, slot = _source(context, migration, problems)
+        spool = spool_status(migration)
+        if spool and spool.problem:
+            problems.append(spool.problem)
         tail = journal.tail_state()
         if tail and tail.conflicts:
             problems.append(f"{tail.conflicts} changes hit no row: shardmig verify finds what differs")
@@ -170,13 +176,17 @@ def status(context: Context) -> Status:
             journal.holder("driver"),
             _next_steps(migration, journal),
             tuple(problems),
+            spool,
         )
 
 
+_DRIVERS = ("shardmig tail", "shardmig copy")
+
+
 def _next_steps(migration: Migration, journal: Journal) -> tuple[str, ...]:
-    steps = NEXT_STEPS.get(migration.phase, ())
+    steps = tuple(with_spool(step, migration) for step in NEXT_STEPS.get(migration.phase, ()))
     running = journal.holder("driver") is not None
-    return tuple(step for step in steps if not (running and step in {"shardmig tail", "shardmig copy --resume"}))
+    return tuple(step for step in steps if not (running and step.startswith(_DRIVERS)))
 
 
 def _tables(chunks: list[Chunk]) -> tuple[TableProgress, ...]:

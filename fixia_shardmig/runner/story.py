@@ -8,6 +8,7 @@ from typing import Any
 
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.copying import CopyOptions, CopyResult, copy
+from fixia_shardmig.runner.spooling import SpoolOptions
 from fixia_shardmig.runner.tailing import TailResult, tail
 from fixia_shardmig.runner.verifying import verify_now
 from fixia_shardmig.verify.render import render_text
@@ -43,18 +44,26 @@ class Outcome:
         return "\n".join([*lines, *([render_text(self.verify)] if self.verify else [])])
 
 
-def run_all(context: Context, *, until: str, jobs: int, on_outcome: Callable[[Outcome], None]) -> Outcome:
+def run_all(
+    context: Context,
+    *,
+    until: str,
+    jobs: int,
+    on_outcome: Callable[[Outcome], None],
+    spool: SpoolOptions | None = None,
+) -> Outcome:
     """Copy or go on copying, catch up, verify if asked; tell the outcome; then follow the source until stopped.
 
     Differences end it: what follows a wrong copy is of no use.
     """
-    copied = copy(context, CopyOptions(resume=_has_begun(context), jobs=jobs))
-    tailed = tail(context, caught_up=True, jobs=jobs)
+    copied = copy(context, CopyOptions(resume=_has_begun(context), jobs=jobs, spool=spool))
+    kept = spool.directory if spool else None
+    tailed = tail(context, caught_up=True, jobs=jobs, spool=kept)
     context.refuse_if_stopped("tailing", "shardmig run")
     outcome = Outcome(copied, tailed, verify_now(context, jobs=jobs) if until == UNTIL_VERIFY else None)
     on_outcome(outcome)
     if outcome.equal:
-        tail(context, jobs=jobs)
+        tail(context, jobs=jobs, spool=kept)
     return outcome
 
 

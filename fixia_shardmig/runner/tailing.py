@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -28,6 +29,7 @@ from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.runner.context import Context, refuse_other_plan, spool_directory, timeline
 from fixia_shardmig.runner.progress import mib
 from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
+from fixia_shardmig.runner.spooling import message_opener
 from fixia_shardmig.schema.apply import run_stage
 from fixia_shardmig.tail.tail import MARKER_PREFIX, Tail, TailTotals
 
@@ -83,7 +85,14 @@ class TailResult:
         }
 
 
-def tail(context: Context, *, until: LSN | None = None, caught_up: bool = False, jobs: int = 2) -> TailResult:
+def tail(
+    context: Context,
+    *,
+    until: LSN | None = None,
+    caught_up: bool = False,
+    jobs: int = 2,
+    spool: Path | None = None,
+) -> TailResult:
     """Follow the source.
 
     Args:
@@ -91,22 +100,24 @@ def tail(context: Context, *, until: LSN | None = None, caught_up: bool = False,
         until: End once everything below this LSN is on the shards.
         caught_up: End once caught up, with every index and constraint built.
         jobs: Statements at once a shard while indexes are built.
+        spool: Where the copy has kept the stream; what it holds is applied before the stream goes on.
 
     Raises:
         UnroutableError, DriftError: Stopped before a transaction that cannot be applied; the slot keeps it.
         HeldError: Another run tails.
     """
     with context.journal() as journal, journal.holding("driver"):
-        return _Follower(context, journal, jobs).run(until=until, caught_up=caught_up)
+        return _Follower(context, journal, jobs, spool).run(until=until, caught_up=caught_up)
 
 
 class _Follower:
     """One run of `shardmig tail`, over as many streams as the building of indexes asks for."""
 
-    def __init__(self, context: Context, journal: Journal, jobs: int) -> None:
+    def __init__(self, context: Context, journal: Journal, jobs: int, spool: Path | None = None) -> None:
         self.context = context
         self.journal = journal
         self.jobs = jobs
+        self.spool = spool
         self.migration = journal.get()
         _refuse_wrong_phase(self.migration)
         refuse_other_plan(context, self.migration, journal)
@@ -174,6 +185,7 @@ class _Follower:
             journal=self.journal,
             spool=spool_directory(self.context.shard_map),
             on_state=self._tell,
+            open_messages=message_opener(self.context, self.migration, self.spool),
         )
         try:
             self.result.add(work(follower))

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterable
 
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.postgres.replication import Stream
 from fixia_shardmig.postgres.transactions import Item, Transaction, TransactionReader
+from fixia_shardmig.tail.spool import Messages
 
 READ_BYTES = 4 * 1024 * 1024
 READ_WAIT_S = 0.1
@@ -21,7 +21,7 @@ UNTAKEN_BYTES_MAX = 24 * 1024 * 1024
 class Receiver:
     """A stream and its transaction reader, emptied by one thread into a bounded store that another one takes from."""
 
-    def __init__(self, stream: Stream, reader: TransactionReader) -> None:
+    def __init__(self, stream: Messages, reader: TransactionReader) -> None:
         """Start reading."""
         self._stream = stream
         self._reader = reader

@@ -40,6 +40,7 @@ from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.receiver import Receiver
 from fixia_shardmig.tail.record import Decisions
 from fixia_shardmig.tail.shards import ShardSession
+from fixia_shardmig.tail.spool import Messages
 from fixia_shardmig.tail.tables import TailTable, TailTables
 
 MARKER_PREFIX = "shardmig"
@@ -88,6 +89,7 @@ class Tail:
         journal: Journal,
         spool: Path,
         on_state: Callable[[TailState], None] | None = None,
+        open_messages: Callable[[LSN], Messages] | None = None,
     ) -> None:
         """Connect to every shard and to the source's slot; replays a batch that a crash left half committed.
 
@@ -98,12 +100,14 @@ class Tail:
             journal: This thread's session on the journal.
             spool: A directory for large transactions.
             on_state: Told once a second what the tail publishes.
+            open_messages: Opens what to read at the shards' position; the slot's stream if nothing else is said.
         """
         self.shard_map = shard_map
         self.catalog = catalog
         self.migration = migration
         self.journal = journal
         self._on_state = on_state
+        self._open_messages = open_messages or self._open_stream
         self._epochs = journal.epochs()
         self._queue: deque[Item] = deque()
         self._queue_bytes = 0
@@ -126,8 +130,7 @@ class Tail:
 
     def _open(self, opened: ExitStack, spool: Path) -> None:
         """Connect to everything; what is open when something fails is closed by the stack."""
-        url, migration = self.shard_map.source.url, self.migration
-        self._source = connect(url, "tail control")
+        self._source = connect(self.shard_map.source.url, "tail control")
         opened.callback(self._source.close)
         shards: list[ShardSession] = []
         for number, (name, endpoint) in enumerate(self.shard_map.shards.items()):
@@ -144,15 +147,17 @@ class Tail:
         )
         opened.callback(self.batches.close)
         reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
-        stream = Stream(
-            url,
-            migration.slot,
-            start=self.batches.position,
-            publication=migration.publication,
-            purpose=f"tail {migration.name}",
-        )
-        self._receiver = Receiver(stream, reader)
+        self._receiver = Receiver(self._open_messages(self.batches.position), reader)
         opened.callback(self._receiver.close)
+
+    def _open_stream(self, start: LSN) -> Messages:
+        return Stream(
+            self.shard_map.source.url,
+            self.migration.slot,
+            start=start,
+            publication=self.migration.publication,
+            purpose=f"tail {self.migration.name}",
+        )
 
     def close(self) -> None:
         """Close everything; what is not applied stays in the slot."""
