@@ -116,17 +116,17 @@ class Begin:
     """The start of a transaction. `final_lsn` is where its commit record begins."""
 
     final_lsn: LSN
-    commit_time: datetime
+    commit_clock: int
     xid: int
 
 
 @dataclass(slots=True)
 class Commit:
-    """The end of a transaction. `end_lsn` is what to acknowledge."""
+    """The end of a transaction. `end_lsn` is what to acknowledge; for `commit_clock` see `time_of`."""
 
     commit_lsn: LSN
     end_lsn: LSN
-    commit_time: datetime
+    commit_clock: int
 
 
 @dataclass(slots=True)
@@ -178,7 +178,7 @@ class StreamCommit:
     xid: int
     commit_lsn: LSN
     end_lsn: LSN
-    commit_time: datetime
+    commit_clock: int
 
 
 @dataclass(slots=True)
@@ -239,22 +239,6 @@ class Decoder:
         self._announced: dict[int, Relation] | None = None
         self._known: Mapping[int, Relation] = self._relations
         self._in_stream = in_stream
-        self._readers: dict[int, Callable[[bytes, int, int], tuple[Message, int]]] = {
-            ord("I"): self._insert,
-            ord("U"): self._update,
-            ord("D"): self._delete,
-            ord("T"): self._truncate,
-            ord("R"): self._relation,
-            ord("B"): _read_begin,
-            ord("C"): _read_commit,
-            ord("O"): _read_origin,
-            ord("Y"): _read_type,
-            ord("M"): _read_message,
-            ord("S"): self._stream_start,
-            ord("E"): self._stream_stop,
-            ord("c"): self._stream_commit,
-            ord("A"): self._stream_abort,
-        }
 
     @property
     def relations(self) -> Mapping[int, Relation]:
@@ -270,9 +254,9 @@ class Decoder:
         try:
             kind = payload[0]
             if self._in_stream and kind in _CARRIES_XID:
-                message, end = self._readers[kind](payload, 5, _u32(payload, 1)[0])
+                message, end = _READERS[kind](self, payload, 5, _u32(payload, 1)[0])
             else:
-                message, end = self._readers[kind](payload, 1, 0)
+                message, end = _READERS[kind](self, payload, 1, 0)
         except (IndexError, struct.error, UnicodeDecodeError, ValueError, OverflowError) as error:
             raise _broken(payload, str(error)) from error
         except KeyError as error:
@@ -282,7 +266,7 @@ class Decoder:
         return message
 
     def _unknown(self, payload: bytes, error: KeyError) -> ShardmigError:
-        if payload[0] not in self._readers:
+        if payload[0] not in _READERS:
             return _broken(payload, "unknown message kind")
         return _broken(payload, f"relation {error} was never announced")
 
@@ -343,7 +327,7 @@ class Decoder:
         xid, _flags, commit_lsn, end_lsn, microseconds = _stream_commit(data, at)
         self._relations = {**self._relations, **self._announced_by.pop(xid, {})}
         self._known = self._relations
-        return StreamCommit(xid, LSN(commit_lsn), LSN(end_lsn), _time(microseconds)), at + 29
+        return StreamCommit(xid, LSN(commit_lsn), LSN(end_lsn), microseconds), at + 29
 
     def _stream_abort(self, data: bytes, at: int, _xid: int) -> tuple[Message, int]:
         xid, subxid = _two_u32(data, at)
@@ -406,30 +390,30 @@ def _read_relation(data: bytes, at: int) -> tuple[Relation, int]:
     )
 
 
-def _read_begin(data: bytes, at: int, _xid: int) -> tuple[Message, int]:
+def _read_begin(_decoder: Decoder, data: bytes, at: int, _xid: int) -> tuple[Message, int]:
     final_lsn, microseconds, xid = _begin(data, at)
-    return Begin(LSN(final_lsn), _time(microseconds), xid), at + 20
+    return Begin(LSN(final_lsn), microseconds, xid), at + 20
 
 
-def _read_commit(data: bytes, at: int, _xid: int) -> tuple[Message, int]:
+def _read_commit(_decoder: Decoder, data: bytes, at: int, _xid: int) -> tuple[Message, int]:
     _flags, commit_lsn, end_lsn, microseconds = _commit(data, at)
-    return Commit(LSN(commit_lsn), LSN(end_lsn), _time(microseconds)), at + 25
+    return Commit(LSN(commit_lsn), LSN(end_lsn), microseconds), at + 25
 
 
-def _read_origin(data: bytes, at: int, _xid: int) -> tuple[Message, int]:
+def _read_origin(_decoder: Decoder, data: bytes, at: int, _xid: int) -> tuple[Message, int]:
     (lsn,) = _u64(data, at)
     name, at = _read_text(data, at + 8)
     return Origin(LSN(lsn), name), at
 
 
-def _read_type(data: bytes, at: int, xid: int) -> tuple[Message, int]:
+def _read_type(_decoder: Decoder, data: bytes, at: int, xid: int) -> tuple[Message, int]:
     (oid,) = _u32(data, at)
     schema, at = _read_text(data, at + 4)
     name, at = _read_text(data, at)
     return Type(oid, schema or "pg_catalog", name, xid), at
 
 
-def _read_message(data: bytes, at: int, xid: int) -> tuple[Message, int]:
+def _read_message(_decoder: Decoder, data: bytes, at: int, xid: int) -> tuple[Message, int]:
     flags, lsn = _message(data, at)
     prefix, at = _read_text(data, at + 9)
     (size,) = _u32(data, at)
@@ -443,8 +427,27 @@ def _read_text(data: bytes, at: int) -> tuple[str, int]:
     return data[at:end].decode(), end + 1
 
 
-def _time(microseconds: int) -> datetime:
-    return _POSTGRES_EPOCH + timedelta(microseconds=microseconds)
+def time_of(clock: int) -> datetime:
+    """Return the time that a message gives in microseconds since 2000. Worked out only where somebody looks at it."""
+    return _POSTGRES_EPOCH + timedelta(microseconds=clock)
+
+
+_READERS: Final[Mapping[int, Callable[[Decoder, bytes, int, int], tuple[Message, int]]]] = {
+    ord("I"): Decoder._insert,  # noqa: SLF001  its own methods, looked up once and not with every decoder
+    ord("U"): Decoder._update,  # noqa: SLF001
+    ord("D"): Decoder._delete,  # noqa: SLF001
+    ord("T"): Decoder._truncate,  # noqa: SLF001
+    ord("R"): Decoder._relation,  # noqa: SLF001
+    ord("B"): _read_begin,
+    ord("C"): _read_commit,
+    ord("O"): _read_origin,
+    ord("Y"): _read_type,
+    ord("M"): _read_message,
+    ord("S"): Decoder._stream_start,  # noqa: SLF001
+    ord("E"): Decoder._stream_stop,  # noqa: SLF001
+    ord("c"): Decoder._stream_commit,  # noqa: SLF001
+    ord("A"): Decoder._stream_abort,  # noqa: SLF001
+}
 
 
 def _expect(data: bytes, at: int, byte: int) -> None:

@@ -37,6 +37,7 @@ from fixia_shardmig.postgres.pgoutput import (
     StreamStop,
     Truncate,
     Update,
+    time_of,
 )
 
 MEMORY_BYTES_MAX: Final = 24 * 1024 * 1024
@@ -202,12 +203,17 @@ class Transaction:
     xid: int
     commit_lsn: LSN
     end_lsn: LSN
-    commit_time: datetime
+    commit_clock: int
     changes: Changes
     origin: str | None
     messages: list[LogicalMessage]
     size_bytes: int
     held_bytes: int
+
+    @property
+    def commit_time(self) -> datetime:
+        """Return when the source committed it, by the source's clock."""
+        return time_of(self.commit_clock)
 
     def close(self) -> None:
         """Give memory and disk of the changes back."""
@@ -368,7 +374,7 @@ class TransactionReader:
             xid=opened.xid,
             commit_lsn=commit.commit_lsn,
             end_lsn=commit.end_lsn,
-            commit_time=commit.commit_time,
+            commit_clock=commit.commit_clock,
             changes=opened.changes,
             origin=opened.origin,
             messages=opened.messages,

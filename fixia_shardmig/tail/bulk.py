@@ -97,7 +97,7 @@ class Bulk:
 
     def _put(self, net: NetChange) -> None:
         if net.puts:
-            rows = [row for _, row in sorted(net.puts.items(), key=lambda item: item[0])]
+            rows = [net.puts[key] for key in sorted(net.puts)]
             self._copy(quoted(net.table.name.schema, net.table.name.name), net.columns, rows)
 
     def _copy(self, into: sql.Identifier, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:

@@ -25,19 +25,21 @@ class Locations:
         """Start with nothing known."""
         self._find = find
         self._known: dict[Keyspace, dict[Key, int]] = {}
-        self._entries = 0
+
+    def within(self, space: Keyspace) -> dict[Key, int]:
+        """Return what is known of a keyspace: the same dict as long as this lives, so that it can be kept."""
+        return self._known.setdefault(space, {})
 
     def fetch(self, space: Keyspace, keys: Iterable[Key]) -> None:
         """Make sure that keys are known, with one query a shard for those that are not."""
-        known = self._known.setdefault(space, {})
+        known = self.within(space)
         unknown = [key for key in dict.fromkeys(keys) if key not in known]
         if unknown:
             known.update(zip(unknown, self._find(space, unknown), strict=True))
-            self._entries += len(unknown)
 
     def of(self, space: Keyspace, key: Key) -> int:
         """Return a key's shard set."""
-        known = self._known.setdefault(space, {})
+        known = self.within(space)
         found = known.get(key)
         if found is None:
             self.fetch(space, (key,))
@@ -50,19 +52,18 @@ class Locations:
 
     def put(self, space: Keyspace, key: Key, shards: int) -> None:
         """Remember where a key is from now on."""
-        self._known.setdefault(space, {})[key] = shards
-        self._entries += 1
+        self.within(space)[key] = shards
 
     def forget(self, space: Keyspace) -> None:
         """Forget a keyspace, since its table was emptied."""
-        self._known.pop(space, None)
+        self.within(space).clear()
 
     def forget_all(self) -> None:
         """Forget everything, since what was routed did not come to be."""
-        self._known.clear()
-        self._entries = 0
+        for known in self._known.values():
+            known.clear()
 
     def trim(self) -> None:
         """Keep memory bounded; to be called between batches only."""
-        if self._entries > ENTRIES_MAX:
+        if sum(map(len, self._known.values())) > ENTRIES_MAX:
             self.forget_all()

@@ -20,7 +20,7 @@ class NetChange:
     Attributes:
         columns: The columns of every row in `puts`.
         deletes: Keys to delete.
-        updates: Key -> new values by column.
+        updates: Key -> columns beside the key, and their new values.
         puts: Key -> complete row.
         certain: Whether a row to put is known not to be there; else its key is deleted first.
     """
@@ -29,10 +29,13 @@ class NetChange:
     certain: bool
     columns: tuple[str, ...] = ()
     deletes: dict[Values, None] = field(default_factory=dict[Values, None])
-    updates: dict[Values, dict[str, str | None]] = field(default_factory=dict[Values, dict[str, str | None]])
-    puts: dict[Values, list[str | None]] = field(default_factory=dict[Values, list[str | None]])
+    updates: dict[Values, tuple[tuple[str, ...], Values]] = field(
+        default_factory=dict[Values, tuple[tuple[str, ...], Values]]
+    )
+    puts: dict[Values, Values] = field(default_factory=dict[Values, Values])
     _places: tuple[int, ...] = ()
     _own: tuple[str, ...] = ()
+    _shapes: dict[tuple[str, ...], _Shape] = field(default_factory=dict[tuple[str, ...], "_Shape"])
 
     def __post_init__(self) -> None:
         """Look the identity up once."""
@@ -49,27 +52,43 @@ class NetChange:
         self.updates.pop(key, None)
         if not self.certain:
             self.deletes[key] = None
-        self.puts[key] = list(values)
+        self.puts[key] = values
         return True
 
     def update(self, columns: tuple[str, ...], values: Values) -> bool:
         """Add an update by key (`values` are the new ones, then the old key); False if it cannot be merged."""
+        shape = self._shapes.get(columns)
+        if shape is None:
+            shape = self._shapes[columns] = _Shape.of(columns, self._own)
         size = len(columns)
         key = values[size:]
-        new = dict(zip(columns, values, strict=False))
-        for name, old in zip(self._own, key, strict=True):
-            if new.pop(name, old) != old:
+        for part, place in shape.own:
+            if values[place] != key[part]:
                 return False
         row = self.puts.get(key)
         if row is not None:
-            if any(name not in self.columns for name in new):
-                return False  # a column that was added between the two, and that the shards had earlier
-            for name, value in new.items():
-                row[self.columns.index(name)] = value
-        elif key in self.deletes:
+            return self._overwrite(key, row, columns, values[:size])
+        if key in self.deletes:
             return False
-        elif new:
-            self.updates.setdefault(key, {}).update(new)
+        if shape.others:
+            new = tuple([values[place] for place in shape.places])
+            earlier = self.updates.get(key)
+            if earlier is None or earlier[0] == shape.others:
+                self.updates[key] = (shape.others, new)
+            else:
+                both = dict(zip(*earlier, strict=True)) | dict(zip(shape.others, new, strict=True))
+                self.updates[key] = (tuple(both), tuple(both.values()))
+        return True
+
+    def _overwrite(self, key: Values, row: Values, columns: tuple[str, ...], new: Values) -> bool:
+        """Change a row that is put; False for a column added between the two that the shards had (pitfall 30)."""
+        if columns == self.columns:
+            self.puts[key] = new
+            return True
+        if not set(columns) <= set(self.columns):
+            return False
+        both = dict(zip(self.columns, row, strict=True)) | dict(zip(columns, new, strict=True))
+        self.puts[key] = tuple(both.values())
         return True
 
     def delete(self, key: Values) -> None:
@@ -82,6 +101,24 @@ class NetChange:
     def by_columns(self) -> dict[tuple[str, ...], list[Values]]:
         """Return the updates in groups that share a statement: columns -> new values, then the key."""
         groups: dict[tuple[str, ...], list[Values]] = {}
-        for key, new in self.updates.items():
-            groups.setdefault(tuple(new), []).append((*new.values(), *key))
+        for key, (columns, new) in self.updates.items():
+            groups.setdefault(columns, []).append(new + key)
         return groups
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How an update's columns lie: (part of the key, place) of those in the identity, the others and their places."""
+
+    own: tuple[tuple[int, int], ...]
+    others: tuple[str, ...]
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, columns: tuple[str, ...], identity: tuple[str, ...]) -> _Shape:
+        places = tuple(place for place, name in enumerate(columns) if name not in identity)
+        return cls(
+            own=tuple((identity.index(name), place) for place, name in enumerate(columns) if name in identity),
+            others=tuple(columns[place] for place in places),
+            places=places,
+        )

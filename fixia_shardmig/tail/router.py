@@ -38,6 +38,9 @@ FLUSH_BYTES = 8 * 1024 * 1024
 """Of changes that wait on all shards before they are sent, as their messages came. Decoded, small values take six times
 as much, and once more while they are sent."""
 
+HOMES_MAX = 1_000
+"""Split values of a table whose home is remembered."""
+
 PLANS_MAX = 10_000
 """Decoded relations that are remembered by their identity; they are kept alive for it."""
 
@@ -150,9 +153,8 @@ class Router:
             return found[1]
         plan = self._plans.get(relation)
         if plan is None:
-            table = self.tables.of(relation)
-            self._definitions.refuse_drift(table.table, relation)
-            plan = self._plans[relation] = RelationPlan(table, relation)
+            self._definitions.refuse_drift(self.tables.of(relation).table, relation)
+            plan = self._plans[relation] = RelationPlan(self.tables, relation, self.locations.within)
         if len(self._plans_by_id) >= PLANS_MAX:
             self._plans_by_id.clear()
         self._plans_by_id[id(relation)] = (relation, plan)
@@ -170,7 +172,7 @@ class Router:
             plan = self.plan_of(change.relation)
             if not isinstance(change, Insert) or self.loose:
                 key = plan.own_key(_row_with_key(change))
-                if key and self._is_located(plan.table):
+                if key and key not in plan.located and self._is_located(plan.table):
                     wanted.setdefault(plan.table.own, []).append(key)
             if not isinstance(change, Delete):
                 self._want_parent(plan, change.new, wanted, expressions)
@@ -187,6 +189,12 @@ class Router:
         expressions: list[tuple[SplitBySql, RelationPlan, Row]],
     ) -> None:
         rule = plan.table.rule
+        plain_parent = plan.parent_of(row)
+        if plain_parent is not None:
+            parent, parent_key = plain_parent
+            if parent_key not in parent.located:
+                wanted.setdefault(parent.space, []).append(parent_key)
+            return
         if isinstance(rule, SplitBySql):
             expressions.append((rule, plan, row))
         if not isinstance(rule, Follows):
@@ -247,12 +255,14 @@ class Router:
 
     def home_mask(self, plan: RelationPlan, row: Row) -> int | None:
         """Return the shard set of a row's home; 0 when it cannot be decided, None when a deciding value is left out."""
-        if plan.table.fixed_mask is not None:
-            return plan.table.fixed_mask
+        if found := plan.home_mask(row):
+            return found
         values = plan.deciding_values(row)
         if values is None:
             return None
         home = home_of(plan.table.rule, values, shard_map=self.shard_map, lookups=self._lookups(values))
+        if home and plan.homes is not None and len(plan.homes) < HOMES_MAX:
+            plan.homes[row[plan.deciding[0][1]]] = self._bits[home]
         return self._bits[home] if home else 0
 
     # routing
@@ -304,7 +314,7 @@ class Router:
         new_key = plan.own_key(change.new) or old_key
         if old_key is None or new_key is None:
             raise unroutable(plan, change.new)
-        at = self._where(table, old_key)
+        at = self._where(plan, old_key)
         if self.loose and new_key != old_key:  # a later snapshot may have brought another row under the old key
             self._remove_from(plan, old_key, at)
             self.locations.put(table.own, old_key, 0)
@@ -371,25 +381,27 @@ class Router:
         """Whether a table's rows have to be looked for: before consistency also those of a whole table."""
         return table.fixed_mask is None or self.loose
 
-    def _where(self, table: TailTable, key: Key) -> int:
+    def _where(self, plan: RelationPlan, key: Key) -> int:
         """Return the shards that have a row."""
+        table = plan.table
         if table.fixed_mask is not None and not self.loose:
             return table.fixed_mask
-        return self.locations.of(table.own, key)
+        found = plan.located.get(key)
+        return self.locations.of(table.own, key) if found is None else found
 
     def _delete(self, plan: RelationPlan, change: Delete) -> None:
         table = plan.table
         key = plan.own_key(change.old)
         if key is None:
             raise unroutable(plan, change.old)
-        at = self._where(table, key)
+        at = self._where(plan, key)
         if not at and not self.loose:
             self.missed[table.leaf] = self.missed.get(table.leaf, 0) + 1
         self._went(plan, change, key, at)
         emit_delete(self.shards, plan, change.old, at)
         self.decisions.masks.append(at)
         if self._is_located(table):
-            self.locations.put(table.own, key, 0)
+            plan.located[key] = 0
 
     def _went(self, plan: RelationPlan, change: Delete, key: Key, at: int) -> None:
         table = plan.table
@@ -423,7 +435,7 @@ class Router:
     def _is_at(self, plan: RelationPlan, row: Row, shards: int) -> None:
         table = plan.table
         if self._is_located(table) and (key := plan.own_key(row)):
-            self.locations.put(table.own, key, shards)
+            plan.located[key] = shards
         for space, parts in plan.tracked:
             key = key_of(row, parts)
             if key is not None:

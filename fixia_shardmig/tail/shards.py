@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from psycopg import Cursor, sql
 from psycopg.pq import TransactionStatus
@@ -40,8 +40,7 @@ SETTLED_STREAM = "forward settled"
 """Under this name a shard keeps where all rows were last brought home: that moves no position by which to tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One row operation. Operations of the same kind and columns on a table share a statement."""
 
     kind: str

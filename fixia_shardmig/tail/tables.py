@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from fixia_shardmig.mapping.shard_map import (
     Follows,
@@ -28,6 +28,8 @@ from fixia_shardmig.tail.statements import put_kind
 Value = str | Unchanged | None
 Row = tuple[Value, ...]
 _REWRITTEN_KEYS = frozenset({"numeric", "float4", "float8", "citext", "bpchar", "inet"})
+_REWRITTEN_VALUES = _REWRITTEN_KEYS | {"bool"}
+"""Types of which a value's text in the stream is not what a key or `::text` shows."""
 
 
 class Keyspace(NamedTuple):
@@ -170,14 +172,30 @@ def _followers(shard_map: ShardMap) -> dict[TableName, list[Follower]]:
     return followers
 
 
-class RelationPlan:
-    """Where in a relation's tuples the columns stand that the tail looks at."""
+@dataclass(frozen=True, slots=True)
+class ParentPlace:
+    """Where a row names a parent by plain text, and what is known of that parent's keyspace."""
 
-    def __init__(self, table: TailTable, relation: Relation) -> None:
-        """Remember positions; the relation's shape has been held against the shards'."""
-        self.table = table
+    space: Keyspace
+    places: tuple[int, ...]
+    located: dict[Key, int]
+
+
+class RelationPlan:
+    """Where in a relation's tuples the columns stand that the tail looks at, and what is known of their keys."""
+
+    def __init__(self, tables: TailTables, relation: Relation, within: Callable[[Keyspace], dict[Key, int]]) -> None:
+        """Remember positions; the relation's shape has been held against the shards'.
+
+        Args:
+            tables: All tables of the migration.
+            relation: The stream's.
+            within: What is known of a keyspace: key -> shard set, kept up to date.
+        """
+        self.table = table = tables.of(relation)
         self.relation = relation
         self.columns = relation.columns
+        self.located = within(table.own)
         places = {name: at for at, name in enumerate(relation.columns)}
         self.own_places = tuple(places[name] for name in table.own.columns)
         self.always = frozenset(column.name for column in table.table.columns if column.identity == "a")
@@ -187,12 +205,52 @@ class RelationPlan:
         self.undeclared = tuple((space, self._parts(space.columns, places)) for space in table.undeclared)
         self.deciding = tuple((name, places[name], self._column(name)) for name in table.deciding)
         self.full_columns = tuple((name, self._column(name)) for name in relation.columns)
+        self.parents = self._parents(tables, places, within)
+        self.homes: dict[Value, int] | None = {} if isinstance(table.rule, SplitByColumn) else None
+        self.own_key = key_reader(self.identity)
 
     def _column(self, name: str) -> Column:
         column = self.table.table.column(name)
         if column is None:
             raise DriftError(f"column {name} of {self.table.leaf} is unknown", hint="shardmig schema diff")
         return column
+
+    def _parents(
+        self, tables: TailTables, places: Mapping[str, int], within: Callable[[Keyspace], dict[Key, int]]
+    ) -> tuple[ParentPlace, ...]:
+        """Return where the parents stand, in the rule's order; none at all where a value's text is not its key's."""
+        if not isinstance(self.table.rule, Follows):
+            return ()
+        found = []
+        for path in self.table.rule.paths:
+            theirs = tables.catalog.tables[path.references].column
+            columns = [*map(self._column, path.columns), *(column for name in path.to if (column := theirs(name)))]
+            if any(column.base_type in _REWRITTEN_VALUES for column in columns):
+                return ()
+            space = Keyspace(path.references, path.to)
+            found.append(ParentPlace(space, tuple(places[name] for name in path.columns), within(space)))
+        return tuple(found)
+
+    def parent_of(self, row: Row) -> tuple[ParentPlace, Key] | None:
+        """Return the parent that decides a row's home, if its plain text tells; None says to look more closely."""
+        for parent in self.parents:
+            key = tuple([row[place] for place in parent.places])
+            if None not in key:
+                return None if UNCHANGED in key else (parent, cast("Key", key))
+        return None
+
+    def home_mask(self, row: Row) -> int:
+        """Return a row's home as a shard set where one look tells; 0 says to look more closely."""
+        table = self.table
+        if table.fixed_mask is not None:
+            return table.fixed_mask
+        if self.homes is not None:
+            return self.homes.get(row[self.deciding[0][1]], 0)
+        found = self.parent_of(row)
+        if found is None:
+            return 0
+        mask = found[0].located.get(found[1], 0)
+        return mask & -mask
 
     def _parts(self, columns: tuple[str, ...], places: Mapping[str, int]) -> tuple[tuple[int, Column | None], ...]:
         parts = []
@@ -218,15 +276,24 @@ class RelationPlan:
             for (_, column), value in zip(self.full_columns, row, strict=True)
         )
 
-    def own_key(self, row: Row) -> Key | None:
-        """Return the identity of a tuple, or None when a part is missing."""
-        return key_of(row, self.identity)
-
 
 def rewritten_columns(table: Table, names: tuple[str, ...]) -> tuple[Column, ...]:
     """Return the columns of a key, or none at all when its texts are equal exactly if its values are."""
     columns = tuple(column for name in names if (column := table.column(name)))
     return columns if any(column.base_type in _REWRITTEN_KEYS for column in columns) else ()
+
+
+def key_reader(parts: tuple[tuple[int, Column | None], ...]) -> Callable[[Row], Key | None]:
+    """Return `key_of` for these parts; of a single plain column, as most keys are, a quicker one."""
+    if len(parts) != 1 or parts[0][1] is not None:
+        return lambda row: key_of(row, parts)
+    place = parts[0][0]
+
+    def read(row: Row) -> Key | None:
+        value = row[place]
+        return (value,) if isinstance(value, str) else None
+
+    return read
 
 
 def key_of(row: Row, parts: tuple[tuple[int, Column | None], ...]) -> Key | None:

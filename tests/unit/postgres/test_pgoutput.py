@@ -32,6 +32,7 @@ from fixia_shardmig.postgres.pgoutput import (
     Type,
     Unchanged,
     Update,
+    time_of,
 )
 from tests.unit.postgres import pgoutput_bytes as encode
 
@@ -110,14 +111,14 @@ def test_a_truncate_names_all_its_tables_and_flags(flags: int, *, cascade: bool,
 
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 5, tzinfo=UTC)
-NOON_MICROSECONDS = 825_681_600_000_005
+NOON_CLOCK = 825_681_600_000_005
 
 
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        (encode.begin(7, final_lsn=0x1600000002, microseconds=NOON_MICROSECONDS), Begin(LSN(0x1600000002), NOON, 7)),
-        (encode.commit(5, 9, microseconds=NOON_MICROSECONDS), Commit(LSN(5), LSN(9), NOON)),
+        (encode.begin(7, final_lsn=0x1600000002, microseconds=NOON_CLOCK), Begin(LSN(0x1600000002), NOON_CLOCK, 7)),
+        (encode.commit(5, 9, microseconds=NOON_CLOCK), Commit(LSN(5), LSN(9), NOON_CLOCK)),
         (encode.origin("shardmig_back", 3), Origin(LSN(3), "shardmig_back")),
         (encode.type_name(99, "public", "mood"), Type(99, "public", "mood")),
         (encode.message("app", b"\x00\xff", lsn=4), LogicalMessage(False, LSN(4), "app", b"\x00\xff")),  # noqa: FBT003
@@ -125,13 +126,18 @@ NOON_MICROSECONDS = 825_681_600_000_005
         (encode.stream_start(8), StreamStart(8, first=True)),
         (encode.stream_start(8, first=False), StreamStart(8, first=False)),
         (encode.stream_stop(), StreamStop()),
-        (encode.stream_commit(8, 5, 9, microseconds=NOON_MICROSECONDS), StreamCommit(8, LSN(5), LSN(9), NOON)),
+        (encode.stream_commit(8, 5, 9, microseconds=NOON_CLOCK), StreamCommit(8, LSN(5), LSN(9), NOON_CLOCK)),
         (encode.stream_abort(8, 10), StreamAbort(8, 10)),
     ],
 )
 def test_a_control_message_is_read(payload: bytes, expected: Message) -> None:
     """Each message without a row gives its fields."""
     assert expected == Decoder().decode(payload)
+
+
+def test_a_clock_reading_is_a_time() -> None:
+    """Messages count microseconds since 2000 in UTC."""
+    assert time_of(NOON_CLOCK) == NOON
 
 
 def test_messages_in_a_streamed_block_carry_their_subtransaction() -> None:

@@ -89,8 +89,8 @@ def _in_order(before: Rows, stream: list[Operation]) -> Rows:
 
 def _merged(before: Rows, net: NetChange) -> Rows:
     rows = {key: dict(row) for key, row in before.items() if (key,) not in net.deletes}
-    for (key,), new in _named(net.updates).items():
-        rows[key].update(new)
+    for (key,), (columns, values) in _named(net.updates).items():
+        rows[key].update(zip(columns, values, strict=True))
     for (key,), row in _named(net.puts).items():
         rows[key] = dict(zip(("a", "b"), row[1:], strict=True))
     return rows
