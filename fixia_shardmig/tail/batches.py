@@ -64,6 +64,7 @@ class Batches:
             skips=skips,
             definitions=definitions,
             on_all=self._on_all,
+            start_flush=lambda shard: shard.start_flush(self._threads),
         )
 
     def close(self) -> None:

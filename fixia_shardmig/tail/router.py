@@ -25,17 +25,17 @@ from fixia_shardmig.tail.refusals import unroutable
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of, rewritten_columns
 
-WINDOW_CHANGES = 5_000
+WINDOW_CHANGES = 10_000
 """Changes whose keys are looked up together; one query a keyspace and shard for all of them."""
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """How large a window is at most, as its messages came; a single larger row is a window of its own."""
 
-FLUSH_OPERATIONS = 20_000
-"""Operations that wait on a shard before they are sent, in the middle of a large transaction too."""
+FLUSH_OPERATIONS = 3_000
+"""Operations on a shard from which on they are sent between two windows, while the next one is routed."""
 
 FLUSH_BYTES = 8 * 1024 * 1024
-"""Of changes that wait on all shards before they are sent, as their messages came. Decoded, small values take six times
+"""Of changes that wait on all shards before all of them send, as their messages came. Decoded, small values take six times
 as much, and once more while they are sent."""
 
 HOMES_MAX = 1_000
@@ -77,6 +77,7 @@ class Router:
         skips: Callable[[TailTable, int], bool],
         definitions: Definitions,
         on_all: Callable[[Callable[[ShardSession], None]], None],
+        start_flush: Callable[[ShardSession], None],
     ) -> None:
         """Prepare.
 
@@ -89,6 +90,7 @@ class Router:
             skips: (table, xid) -> whether a table's copy has seen that transaction already.
             definitions: What the source says of a relation's shape.
             on_all: Runs something on every shard at once.
+            start_flush: Has a shard send what waits, in another thread.
         """
         self.tables = tables
         self.shard_map = tables.shard_map
@@ -102,6 +104,7 @@ class Router:
         self._skips = skips
         self._definitions = definitions
         self._on_all = on_all
+        self._start_flush = start_flush
         self._plans: dict[Relation, RelationPlan] = {}
         self._plans_by_id: dict[int, tuple[Relation, RelationPlan]] = {}
         self._names = self.shard_map.shard_names
@@ -128,16 +131,21 @@ class Router:
         unsent_bytes = 0
         for window, size_bytes in _windows(transactions):
             self._look_up([change for _, change in window])
+            unsent_bytes = self._send(unsent_bytes) + size_bytes
             for transaction, change in window:
                 if self._pending is None or self._pending.transaction is not transaction:
                     self._pending = _PendingInserts(self, transaction)
                 self._route(change, transaction.xid)
             self._evaluated.clear()
-            unsent_bytes += size_bytes
-            if unsent_bytes >= FLUSH_BYTES or any(shard.pending >= FLUSH_OPERATIONS for shard in self.shards):
-                self.flush()
-                unsent_bytes = 0
         self._pending = None
+
+    def _send(self, unsent_bytes: int) -> int:
+        """Have shards send what waits, if it is much, while the next window is routed; returns the bytes still unsent."""
+        are_all = unsent_bytes >= FLUSH_BYTES
+        for shard in self.shards:
+            if shard.pending >= FLUSH_OPERATIONS or (are_all and shard.pending):
+                self._start_flush(shard)
+        return 0 if are_all else unsent_bytes
 
     def flush(self) -> None:
         """Send what waits on every shard, to all at once."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import NamedTuple
 
+import psycopg
 from psycopg import Cursor, sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
@@ -16,7 +19,7 @@ from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.places import place
 from fixia_shardmig.placement.snapshot import extension_path
 from fixia_shardmig.placement.stream import Key
-from fixia_shardmig.postgres.sessions import connect, quoted
+from fixia_shardmig.postgres.sessions import Connection, connect, quoted
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.bulk import Bulk
 from fixia_shardmig.tail.net import NetChange
@@ -48,6 +51,10 @@ class Operation(NamedTuple):
     values: tuple[str | None, ...]
 
 
+Waiting = dict[TableName, list[Operation]]
+"""Operations by table, each table's in the source's order."""
+
+
 class ShardSession:
     """Applies operations to one shard inside one open transaction a batch."""
 
@@ -59,29 +66,38 @@ class ShardSession:
         self.catalog = catalog
         self.missed: dict[TableName, int] = {}
         self.pending = 0
-        self._waiting: dict[TableName, list[Operation]] = {}
+        self._waiting: Waiting = {}
+        self._sending: Future[None] | None = None
         self._statements: dict[tuple[TableName, str, tuple[str, ...]], bytes] = {}
-        self.connection = connect(url, f"tail {name}", autocommit=True)
-        self.connection.execute(
+        self._connection = connect(url, f"tail {name}", autocommit=True)
+        self._connection.execute(
             "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false)",
             (extension_path(catalog),),
         )
-        self.connection.prepared_max = PREPARED_MAX
+        self._connection.prepared_max = PREPARED_MAX
         self.merging = False
-        self._bulk = Bulk(self.connection)
-        self.position = position(self.connection)
-        self.settled = position(self.connection, SETTLED_STREAM)
-        self.connection.autocommit = False
+        self._bulk = Bulk(self._connection)
+        self.position = position(self._connection)
+        self.settled = position(self._connection, SETTLED_STREAM)
+        self._connection.autocommit = False
+
+    @property
+    def connection(self) -> Connection:
+        """Return the session, when nothing is being sent on it any more."""
+        self.finish()
+        return self._connection
 
     @property
     def has_failed(self) -> bool:
         """Whether this shard's session is lost, or its open transaction has met an error."""
-        status = self.connection.info.transaction_status
-        return self.connection.broken or status is TransactionStatus.INERROR
+        status = self._connection.info.transaction_status
+        return self._connection.broken or status is TransactionStatus.INERROR
 
     def close(self) -> None:
         """Close the session; an open transaction is rolled back by the server."""
-        self.connection.close()
+        with suppress(psycopg.Error):
+            self.finish()
+        self._connection.close()
 
     def add(self, leaf: TableName, operation: Operation) -> None:
         """Queue an operation behind the earlier ones on the same table; tables do not wait for each other."""
@@ -95,34 +111,52 @@ class ShardSession:
         self.add(explicit.leaf, Operation(kind, explicit.columns, explicit.values))
 
     def flush(self) -> None:
-        """Send what waits: merged by key where it is much, in order else. Counts operations that hit no row."""
-        if not self.pending:
-            return
-        merged = self._merge() if self.merging and self.pending >= MERGED_MIN else []
-        self._send_in_order()
+        """Send what waits, and return when the server has it. Counts operations that hit no row."""
+        self.finish()
+        if self.pending:
+            self._send_all(self._take())
+
+    def start_flush(self, threads: Executor) -> None:
+        """Send what waits in another thread; whoever needs the session next waits for that, and gets its error."""
+        self.finish()
+        self._sending = threads.submit(self._send_all, self._take())
+
+    def finish(self) -> None:
+        """Wait for what is being sent. Raises what it failed with."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.result()
+
+    def _take(self) -> Waiting:
+        waiting, self._waiting, self.pending = self._waiting, {}, 0
+        return waiting
+
+    def _send_all(self, waiting: Waiting) -> None:
+        """Send operations merged by key where they are many, in order else."""
+        many = self.merging and sum(map(len, waiting.values())) >= MERGED_MIN
+        merged = self._merge(waiting) if many else []
+        self._send_in_order(waiting)
         for net in merged:
             missed = self._bulk.apply(net)
             if missed:
                 self.missed[net.table.name] = self.missed.get(net.table.name, 0) + missed
-        self._waiting.clear()
-        self.pending = 0
 
-    def _merge(self) -> list[NetChange]:
+    def _merge(self, waiting: Waiting) -> list[NetChange]:
         """Take the tables with many operations out of the queue as net changes, where these can be told."""
         nets = []
-        for leaf, operations in list(self._waiting.items()):
+        for leaf, operations in list(waiting.items()):
             if len(operations) >= MERGED_TABLE_MIN:
                 net = merge(self.catalog.tables[leaf], operations)
                 if net is not None:
                     nets.append(net)
-                    del self._waiting[leaf]
+                    del waiting[leaf]
         return nets
 
-    def _send_in_order(self) -> None:
+    def _send_in_order(self, waiting: Waiting) -> None:
         """Send operations one after the other, in one pipeline."""
         sent: list[tuple[TableName, Cursor[TupleRow], int]] = []
-        with self.connection.pipeline():
-            for leaf, operations in self._waiting.items():
+        with self._connection.pipeline():
+            for leaf, operations in waiting.items():
                 for kind, columns, values in _runs(operations):
                     self._send(leaf, kind, columns, values, sent)
         for leaf, cursor, expected in sent:
@@ -150,7 +184,7 @@ class ShardSession:
     def _execute(
         self, leaf: TableName, kind: str, columns: tuple[str, ...], values: Sequence[tuple[str | None, ...]]
     ) -> Cursor[TupleRow]:
-        cursor = self.connection.cursor()
+        cursor = self._connection.cursor()
         cursor.executemany(self._statement(leaf, kind, columns), values)
         return cursor
 
@@ -159,7 +193,7 @@ class ShardSession:
         found = self._statements.get(key)
         if found is None:
             composed = _BUILDERS[kind](self.catalog.tables[leaf], columns)
-            found = self._statements[key] = composed.as_bytes(self.connection)
+            found = self._statements[key] = composed.as_bytes(self._connection)
         return found
 
     def truncate(self, tables: Sequence[TableName], *, restart_identity: bool) -> None:
@@ -206,7 +240,7 @@ class ShardSession:
         if settled:
             set_position(self.connection, lsn, SETTLED_STREAM)
         place("tail.before_shard_commit")
-        self.connection.commit()
+        self._connection.commit()
         place("tail.shard_committed")
         self._bulk.committed()
         self.position = lsn
@@ -214,12 +248,13 @@ class ShardSession:
 
     def rollback(self) -> None:
         """Forget the batch."""
-        self._waiting.clear()
-        self.pending = 0
+        with suppress(psycopg.Error):
+            self.finish()
+        self._take()
         self.missed.clear()
         self._bulk.forget_uncommitted()
-        if not self.connection.closed:
-            self.connection.rollback()
+        if not self._connection.closed:
+            self._connection.rollback()
 
 
 _BUILDERS = {
