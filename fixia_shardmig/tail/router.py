@@ -35,8 +35,8 @@ FLUSH_OPERATIONS = 3_000
 """Operations on a shard from which on they are sent between two windows, while the next one is routed."""
 
 FLUSH_BYTES = 8 * 1024 * 1024
-"""Of changes that wait on all shards before all of them send, as their messages came. Decoded, small values take six times
-as much, and once more while they are sent."""
+"""Of changes that wait on all shards before all of them send, as their messages came. Decoded, small values take six
+times as much, and once more while they are sent."""
 
 HOMES_MAX = 1_000
 """Split values of a table whose home is remembered."""
@@ -140,7 +140,7 @@ class Router:
         self._pending = None
 
     def _send(self, unsent_bytes: int) -> int:
-        """Have shards send what waits, if it is much, while the next window is routed; returns the bytes still unsent."""
+        """Have shards send what waits, if it is much, while the next window is routed; returns the bytes left unsent."""
         are_all = unsent_bytes >= FLUSH_BYTES
         for shard in self.shards:
             if shard.pending >= FLUSH_OPERATIONS or (are_all and shard.pending):
