@@ -283,6 +283,29 @@ class Journal:
             (str(start), str(end), decisions),
         )
 
+    def write_batch_part(self, number: int, decisions: bytes) -> None:
+        """Commit a part of the record to come; it means nothing before the record itself is there and counts it."""
+        self.connection.execute(
+            "INSERT INTO shardmig.batch_part (number, decisions) VALUES (%s, %s)"
+            " ON CONFLICT (number) DO UPDATE SET decisions = excluded.decisions",
+            (number, decisions),
+        )
+
+    def batch_part(self, number: int) -> bytes:
+        """Return a part of the last batch's record. Raises RefusedError when it is not there."""
+        query = "SELECT decisions FROM shardmig.batch_part WHERE number = %s"
+        row = self.connection.execute(query, (number,)).fetchone()
+        if row is None:
+            raise RefusedError(
+                f"the batch record lacks its part {number}",
+                hint="the journal was changed by hand: shardmig abort, then begin again",
+            )
+        return bytes(row[0])
+
+    def drop_batch_parts(self) -> None:
+        """Give back the space of a record in parts, once every shard has its batch."""
+        self.connection.execute("TRUNCATE shardmig.batch_part")
+
     def batch_record(self) -> tuple[LSN, LSN, bytes] | None:
         """Return the last batch's (start, end, decisions)."""
         row = self.connection.execute(

@@ -65,6 +65,10 @@ CREATE TABLE IF NOT EXISTS shardmig.batch_record (
     end_lsn pg_lsn NOT NULL,
     decisions bytea NOT NULL
 );
+CREATE TABLE IF NOT EXISTS shardmig.batch_part (
+    number int PRIMARY KEY,
+    decisions bytea NOT NULL
+);
 CREATE TABLE IF NOT EXISTS shardmig.barrier (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     owner text NOT NULL,

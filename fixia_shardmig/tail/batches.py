@@ -5,8 +5,11 @@ All shards stand at the same position before and after. In between the batch rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
 
 import psycopg
 from psycopg import errors
@@ -24,7 +27,7 @@ from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_truncate, emit_update
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.record import Decisions, Explicit
-from fixia_shardmig.tail.router import Router
+from fixia_shardmig.tail.router import FLUSH_BYTES, FLUSH_OPERATIONS, Overflow, Router
 from fixia_shardmig.tail.settle import settle, settle_everything
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, TailTable, TailTables
@@ -46,6 +49,7 @@ class Batches:
         fetch_missing: FetchMissing,
         skips: Callable[[TailTable, int], bool],
         definitions: Definitions,
+        spool: Path,
     ) -> None:
         """Take the sessions; `position` may still differ between them until `replay`."""
         self.tables = tables
@@ -64,11 +68,13 @@ class Batches:
             skips=skips,
             definitions=definitions,
             on_all=self._on_all,
+            overflow=Overflow(journal.write_batch_part, spool),
             start_flush=lambda shard: shard.start_flush(self._threads),
         )
 
     def close(self) -> None:
         """End the threads; the sessions are their owner's to close."""
+        self.router.unsettled.clear()
         self._threads.shutdown()
 
     @property
@@ -152,44 +158,56 @@ class Batches:
             self.journal.write_batch_record(start, end, self.router.decisions.to_bytes())
             place("tail.recorded")
             self._on_all(lambda shard: shard.commit(end, settled=everything))
+            if self.router.decisions.part:
+                self.journal.drop_batch_parts()
         except psycopg.Error as error:
             raise self._explained(error) from error
         self.moved_rows += moved
         self._count_missed()
         self.locations.trim()
 
-    def replay(
-        self, batch: Sequence[Transaction], decisions: Decisions, end: LSN, *, settling: bool = False
-    ) -> None:
-        """Apply a recorded batch to the shards that have not committed it, deciding nothing."""
+    def replay(self, batch: Sequence[Transaction], last: Decisions, end: LSN, *, settling: bool = False) -> None:
+        """Apply a recorded batch, given its record's last part, to the shards that lack it; decides nothing."""
         behind = [shard for shard in self.shards if (shard.settled if settling else shard.position) != end]
         try:
-            self._replay_changes(behind, batch, decisions)
+            self._replay_changes(behind, batch, last)
             for shard in behind:
                 shard.flush()
                 shard.commit(end, settled=settling)
         except psycopg.Error as error:
             raise self._explained(error) from error
 
-    def _replay_changes(self, behind: list[ShardSession], batch: Sequence[Transaction], decisions: Decisions) -> None:
-        explicit = iter([*decisions.explicit, None])
-        following = next(explicit)
-        number = 0
-        for transaction in batch:
-            for change in transaction.changes:
-                while following is not None and following.before_change <= number:
-                    self._replay_explicit(behind, following)
-                    following = next(explicit)
-                self._replay_change(behind, change, decisions.masks[number], xid=transaction.xid)
-                number += 1
-        if number != len(decisions.masks):
+    def _replay_changes(self, behind: list[ShardSession], batch: Sequence[Transaction], last: Decisions) -> None:
+        found = sum(len(transaction.changes) for transaction in batch)
+        if found != last.changes:
             raise RefusedError(
-                f"the batch record speaks of {len(decisions.masks)} changes, the stream has {number}",
+                f"the batch record speaks of {last.changes} changes, the stream has {found}",
                 hint="the slot or the journal was changed by hand: shardmig abort, then begin again",
             )
-        while following is not None:
-            self._replay_explicit(behind, following)
-            following = next(explicit)
+        changes = ((one.xid, change, size) for one in batch for change, size in one.changes.sized())
+        before = (Decisions.from_bytes(self.journal.batch_part(number)) for number in range(last.part))
+        for part in chain(before, (last,)):
+            self._replay_part(behind, changes, part)
+            for shard in behind:
+                shard.flush()
+
+    def _replay_part(
+        self, behind: list[ShardSession], changes: Iterator[tuple[int, Change, int]], part: Decisions
+    ) -> None:
+        explicit = deque(part.explicit)
+        waiting_bytes = 0
+        for number, mask in enumerate(part.masks, part.first):
+            while explicit and explicit[0].before_change <= number:
+                self._replay_explicit(behind, explicit.popleft())
+            xid, change, size = next(changes)
+            self._replay_change(behind, change, mask, xid=xid)
+            waiting_bytes += size
+            if waiting_bytes >= FLUSH_BYTES or any(shard.pending >= FLUSH_OPERATIONS for shard in behind):
+                waiting_bytes = 0
+                for shard in behind:
+                    shard.flush()
+        while explicit:
+            self._replay_explicit(behind, explicit.popleft())
 
     def _replay_explicit(self, behind: list[ShardSession], explicit: Explicit) -> None:
         for shard in behind:

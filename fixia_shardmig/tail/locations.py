@@ -6,13 +6,14 @@ tail writes to the shards; what it does not hold is asked of all shards at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
+from itertools import islice
 
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.tail.tables import Keyspace
 
-ENTRIES_MAX = 2_000_000
-"""About 400 MB at uuid keys; beyond it everything is forgotten between two batches and asked again."""
+ENTRIES_MAX = 200_000
+"""About 50 MB at uuid keys; beyond it the older half is forgotten and asked again when it is needed."""
 
 Find = Callable[[Keyspace, list[Key]], list[int]]
 """(keyspace, keys) -> each key's shard set, from the shards' open transactions."""
@@ -63,7 +64,20 @@ class Locations:
         for known in self._known.values():
             known.clear()
 
-    def trim(self) -> None:
-        """Keep memory bounded; to be called between batches only."""
-        if sum(map(len, self._known.values())) > ENTRIES_MAX:
-            self.forget_all()
+    @property
+    def is_full(self) -> bool:
+        """Whether more is known than has room."""
+        return sum(map(len, self._known.values())) > ENTRIES_MAX
+
+    def trim(self, spaces: Container[Keyspace] | None = None) -> None:
+        """Keep memory bounded; to be called between batches, or when nothing waits to be sent to a shard.
+
+        In the middle of a batch only the given keyspaces may be trimmed: those whose entries always say what the shards
+        would. Under another key a row may have gone unseen, and that somebody followed it there must not be forgotten.
+        """
+        if not self.is_full:
+            return
+        for space, known in self._known.items():
+            if spaces is None or space in spaces:
+                for key in list(islice(known, (len(known) + 1) // 2)):
+                    del known[key]

@@ -8,7 +8,8 @@ batch with all that follow it. Before the shards are consistent (`loose`), a cha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path as Directory
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByReference, SplitBySql
 from fixia_shardmig.model.catalog import Column
@@ -24,6 +25,7 @@ from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Expli
 from fixia_shardmig.tail.refusals import unroutable
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of, rewritten_columns
+from fixia_shardmig.tail.unsettled import Unsettled
 
 WINDOW_CHANGES = 10_000
 """Changes whose keys are looked up together; one query a keyspace and shard for all of them."""
@@ -45,23 +47,17 @@ PLANS_MAX = 10_000
 """Decoded relations that are remembered by their identity; they are kept alive for it."""
 
 
-@dataclass(slots=True)
-class Unsettled:
-    """What may have changed its home in a batch.
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """Where what does not fit into memory goes.
 
     Attributes:
-        rows: By leaf, the identities of rows to look at again.
-        parents: By keyspace, keys whose followers have to be looked at: they came, went or moved.
-        tables: Roots of which every row has to be looked at.
+        keep_part: Takes (number, content) of a part of the batch record that is complete.
+        spool: A directory for files without a name.
     """
 
-    rows: dict[TableName, dict[Key, None]] = field(default_factory=dict)
-    parents: dict[Keyspace, dict[Key, None]] = field(default_factory=dict)
-    tables: set[TableName] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to look at."""
-        return bool(self.rows or self.parents or self.tables)
+    keep_part: Callable[[int, bytes], None]
+    spool: Directory
 
 
 class Router:
@@ -77,6 +73,7 @@ class Router:
         skips: Callable[[TailTable, int], bool],
         definitions: Definitions,
         on_all: Callable[[Callable[[ShardSession], None]], None],
+        overflow: Overflow,
         start_flush: Callable[[ShardSession], None],
     ) -> None:
         """Prepare.
@@ -90,6 +87,7 @@ class Router:
             skips: (table, xid) -> whether a table's copy has seen that transaction already.
             definitions: What the source says of a relation's shape.
             on_all: Runs something on every shard at once.
+            overflow: Where what does not fit into memory goes.
             start_flush: Has a shard send what waits, in another thread.
         """
         self.tables = tables
@@ -98,12 +96,14 @@ class Router:
         self.locations = locations
         self.loose = False
         self.decisions = Decisions()
-        self.unsettled = Unsettled()
+        self.unsettled = Unsettled(overflow.spool)
         self.missed: dict[TableName, int] = {}
         self._fetch_missing = fetch_missing
         self._skips = skips
         self._definitions = definitions
         self._on_all = on_all
+        self._overflow = overflow
+        self._identities = frozenset(table.own for table in tables.by_leaf.values())
         self._start_flush = start_flush
         self._plans: dict[Relation, RelationPlan] = {}
         self._plans_by_id: dict[int, tuple[Relation, RelationPlan]] = {}
@@ -117,7 +117,7 @@ class Router:
     def begin(self) -> None:
         """Start a batch."""
         self.decisions = Decisions()
-        self.unsettled = Unsettled()
+        self.unsettled.clear()
         self.missed = {}
 
     def forget(self) -> None:
@@ -130,6 +130,9 @@ class Router:
         """Route whole transactions. Raises UnroutableError or DriftError; the caller then rolls back."""
         unsent_bytes = 0
         for window, size_bytes in _windows(transactions):
+            if self.locations.is_full:
+                self.relieve()
+                unsent_bytes = 0
             self._look_up([change for _, change in window])
             unsent_bytes = self._send(unsent_bytes) + size_bytes
             for transaction, change in window:
@@ -137,10 +140,11 @@ class Router:
                     self._pending = _PendingInserts(self, transaction)
                 self._route(change, transaction.xid)
             self._evaluated.clear()
+            self.keep_decisions()
         self._pending = None
 
     def _send(self, unsent_bytes: int) -> int:
-        """Have shards send what waits, if it is much, while the next window is routed; returns the bytes left unsent."""
+        """Have shards send what waits, if it is much, while the next window is routed; returns the bytes unsent."""
         are_all = unsent_bytes >= FLUSH_BYTES
         for shard in self.shards:
             if shard.pending >= FLUSH_OPERATIONS or (are_all and shard.pending):
@@ -150,6 +154,17 @@ class Router:
     def flush(self) -> None:
         """Send what waits on every shard, to all at once."""
         self._on_all(ShardSession.flush)
+
+    def relieve(self) -> None:
+        """Send what waits, after which where rows are can be asked of the shards again, and need not be remembered."""
+        self.flush()
+        self.locations.trim(self._identities)
+
+    def keep_decisions(self) -> None:
+        """Have the decisions so far kept elsewhere if they are many."""
+        if self.decisions.is_full:
+            self._overflow.keep_part(self.decisions.part, self.decisions.to_bytes())
+            self.decisions = self.decisions.next_part()
 
     def plan_of(self, relation: Relation) -> RelationPlan:
         """Return where a relation's columns stand; refuses one whose shape the shards do not have.
@@ -313,7 +328,7 @@ class Router:
         if key is None:
             self.unsettled.tables.add(plan.table.root)
         else:
-            self.unsettled.rows.setdefault(plan.table.leaf, {})[key] = None
+            self.unsettled.add_row(plan.table.leaf, key)
         return plan.table.allowed_mask & -plan.table.allowed_mask
 
     def _update(self, plan: RelationPlan, change: Update) -> None:
@@ -334,7 +349,7 @@ class Router:
             self._remove_from(plan, old_key, at & (at - 1))
             at &= -at
         if self.home_mask(plan, change.new) != at:
-            self.unsettled.rows.setdefault(table.leaf, {})[new_key] = None
+            self.unsettled.add_row(table.leaf, new_key)
         self._note_followers(plan, change, old_key, at)
         emit_update(self.shards, plan, change, at)
         self.decisions.masks.append(at)
@@ -350,10 +365,9 @@ class Router:
                 continue
             old = self._old_value(plan, change, space, old_key=old_key, at=at)
             if old != new:
-                noted = self.unsettled.parents.setdefault(space, {})
-                noted[new] = None
+                self.unsettled.add_parent(space, new)
                 if old is not None:
-                    noted[old] = None
+                    self.unsettled.add_parent(space, old)
                     self.locations.put(space, old, 0)
 
     def _old_value(self, plan: RelationPlan, change: Update, space: Keyspace, *, old_key: Key, at: int) -> Key | None:
@@ -420,7 +434,7 @@ class Router:
         for space in table.undeclared:
             old = self._deleted_value(plan, change, space, key=key, at=at)
             if old is not None:
-                self.unsettled.parents.setdefault(space, {})[old] = None
+                self.unsettled.add_parent(space, old)
                 self.locations.put(space, old, 0)
 
     def _deleted_value(self, plan: RelationPlan, change: Delete, space: Keyspace, *, key: Key, at: int) -> Key | None:
@@ -438,7 +452,7 @@ class Router:
         for space, parts in plan.undeclared:
             key = key_of(row, parts)
             if key is not None:
-                self.unsettled.parents.setdefault(space, {})[key] = None
+                self.unsettled.add_parent(space, key)
 
     def _is_at(self, plan: RelationPlan, row: Row, shards: int) -> None:
         table = plan.table
@@ -448,7 +462,7 @@ class Router:
             key = key_of(row, parts)
             if key is not None:
                 if self.locations.known(space, key) & ~shards:  # a child may have followed the one that had it before
-                    self.unsettled.parents.setdefault(space, {})[key] = None
+                    self.unsettled.add_parent(space, key)
                 self.locations.put(space, key, shards)
 
     def _remove_from(self, plan: RelationPlan, key: Key, shards: int) -> None:
@@ -467,8 +481,8 @@ class Router:
         self, shard: ShardSession, kind: str, leaf: TableName, columns: tuple[str, ...], values: tuple[str | None, ...]
     ) -> None:
         """Queue an operation that is no plain change, and remember it for a replay."""
-        explicit = Explicit(len(self.decisions.masks), shard.number, kind, leaf, columns, values)
-        self.decisions.explicit.append(explicit)
+        explicit = Explicit(self.decisions.changes, shard.number, kind, leaf, columns, values)
+        self.decisions.add_explicit(explicit)
         shard.add_explicit(explicit)
 
     # rare changes
@@ -503,7 +517,7 @@ class Router:
         """Have everything that follows a row looked at when the batch is settled; returns by what it is followed."""
         found = [(space, key) for space, parts in plan.tracked if (key := key_of(row, parts)) is not None]
         for space, key in found:
-            self.unsettled.parents.setdefault(space, {})[key] = None
+            self.unsettled.add_parent(space, key)
         return found
 
     def _holder_of(self, plan: RelationPlan, values: tuple[str | None, ...]) -> int | None:
@@ -539,7 +553,7 @@ class Router:
             row = change.old if isinstance(change, Delete) else change.new
             key = key_of(row, parts)
             if key is not None:
-                self.unsettled.parents.setdefault(space, {})[key] = None
+                self.unsettled.add_parent(space, key)
 
 
 class _PendingInserts:

@@ -2,12 +2,14 @@
 
 Tables are settled parents first, inside the shards' open transactions, so every row read here is complete and as of
 the end of the batch (docs/adr/0005). A move is a DELETE that returns the row and an INSERT on the other shard; both are
-part of the batch record.
+part of the batch record. However many rows follow somebody, only a step of them is in memory: what decides their homes
+is read with a cursor, and the rows go from one shard to the other as they come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -18,7 +20,7 @@ from fixia_shardmig.placement.stream import Key, Lookups, comparable, home_of
 from fixia_shardmig.postgres.sessions import quoted
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.reads import leaf_of, read_key, sql_of_mapping
-from fixia_shardmig.tail.record import PUT, Decisions, Explicit
+from fixia_shardmig.tail.record import PUT, Explicit
 from fixia_shardmig.tail.refusals import no_home
 from fixia_shardmig.tail.router import Router
 from fixia_shardmig.tail.shards import ShardSession
@@ -26,6 +28,12 @@ from fixia_shardmig.tail.tables import Follower, Keyspace, TailTable, deciding_c
 
 READ_KEYS = 5_000
 """Keys a query asks for; larger sets are asked in parts."""
+
+STEP_ROWS = 5_000
+"""Rows whose homes are decided together, and which then move together."""
+
+MOVED_BYTES = 4 * 1024 * 1024
+"""Of rows on their way from one shard to another."""
 
 _EVALUATED = "shardmig evaluated"
 
@@ -69,40 +77,37 @@ class _Settling:
             if not _can_move(self.router, root):
                 continue
             for shard in self.router.shards:
-                candidates = self._candidates(root, shard)
-                if candidates:
-                    self._settle_on(root, shard, candidates)
+                self.router.flush()  # what came here from another shard is looked at too, and found at home
+                with closing(self._candidates(root, shard)) as steps:
+                    for candidates in steps:
+                        self._settle_on(root, shard, candidates)
+                        self.router.relieve()
             self.router.flush()
         return self.moved
 
     # finding
 
-    def _candidates(self, root: TableName, shard: ShardSession) -> list[Candidate]:
+    def _candidates(self, root: TableName, shard: ShardSession) -> Generator[list[Candidate], None, None]:
+        """Yield the rows of a shard to look at, a step of them at a time; a row may come again."""
         unsettled = self.router.unsettled
         if root in unsettled.tables:
-            return self._read(root, shard, sql.SQL(""), *self._not_at_home(root, shard))
-        found: dict[tuple[TableName, str], Candidate] = {}
+            yield from self._read(root, shard, sql.SQL(""), *self._not_at_home(root, shard))
+            return
         for table in self.tables.by_root[root]:
-            keys = list(unsettled.rows.get(table.leaf, ()))
-            for candidate in self._read_by(root, shard, table.own, keys):
-                found[(candidate.leaf, candidate.ctid)] = candidate
+            for keys in unsettled.rows(table.leaf, READ_KEYS):
+                yield from self._read_by(root, shard, table.own, keys)
         for path in _paths(self.tables.followers, root):
-            keys = list(unsettled.parents.get(Keyspace(path.references, path.to), ()))
-            for candidate in self._read_by(root, shard, Keyspace(root, path.columns), keys):
-                found[(candidate.leaf, candidate.ctid)] = candidate
-        return list(found.values())
+            for keys in unsettled.parents(Keyspace(path.references, path.to), READ_KEYS):
+                yield from self._read_by(root, shard, Keyspace(root, path.columns), keys)
 
-    def _read_by(self, root: TableName, shard: ShardSession, space: Keyspace, keys: list[Key]) -> list[Candidate]:
+    def _read_by(
+        self, root: TableName, shard: ShardSession, space: Keyspace, keys: list[Key]
+    ) -> Iterator[list[Candidate]]:
         table = self.tables.catalog.tables[space.table]
         columns = tuple(column for name in space.columns if (column := table.column(name)))
-        rows: list[Candidate] = []
-        for start in range(0, len(keys), READ_KEYS):
-            arrays = [list(part) for part in zip(*keys[start : start + READ_KEYS], strict=True)]
-            join = sql.SQL("JOIN {} ON {}").format(
-                statements.wanted_keys(columns), statements.matches_wanted("t", columns)
-            )
-            rows += self._read(root, shard, join, sql.SQL("true"), arrays, source=space.table)
-        return rows
+        arrays = [list(part) for part in zip(*keys, strict=True)]
+        join = sql.SQL("JOIN {} ON {}").format(statements.wanted_keys(columns), statements.matches_wanted("t", columns))
+        return self._read(root, shard, join, sql.SQL("true"), arrays, source=space.table)
 
     def _read(
         self,
@@ -113,7 +118,7 @@ class _Settling:
         parameters: Sequence[object],
         *,
         source: TableName | None = None,
-    ) -> list[Candidate]:
+    ) -> Iterator[list[Candidate]]:
         table = self.tables.catalog.tables[source or root]
         rule = self.router.shard_map.tables[root]
         columns = deciding_columns(rule)
@@ -127,12 +132,13 @@ class _Settling:
         )
         names = (*columns, _EVALUATED) if isinstance(rule, SplitBySql) else columns
         leaves: dict[int, TableName] = {}
-        found = []
-        for oid, ctid, *values in shard.connection.execute(query, parameters).fetchall():
-            if oid not in leaves:
-                leaves[oid] = leaf_of(shard, oid)
-            found.append(Candidate(leaves[oid], ctid, dict(zip(names, values, strict=True))))
-        return found
+        with shard.connection.cursor("shardmig_settle") as cursor:
+            cursor.execute(query, parameters)
+            while rows := cursor.fetchmany(STEP_ROWS):
+                leaves |= {oid: leaf_of(shard, oid) for oid in {row[0] for row in rows} - leaves.keys()}
+                yield [
+                    Candidate(leaves[oid], ctid, dict(zip(names, values, strict=True))) for oid, ctid, *values in rows
+                ]
 
     def _not_at_home(self, root: TableName, shard: ShardSession) -> tuple[sql.Composable, Sequence[object]]:
         """Return a condition, with its parameters, that cheaply leaves out rows that are at home for certain."""
@@ -206,27 +212,32 @@ class _Settling:
             statements.target(table.table), statements.whole_row(table.table)
         )
         kind, keyed = ("remove", table.own.columns) if table.keyed else ("remove_one", columns)
-        rows = start.connection.execute(query, (ctids,)).fetchall()
         places = [columns.index(name) for name in keyed]
-        decisions: Decisions = self.router.decisions
-        number = len(decisions.masks)
-        for row in rows:
-            removed = tuple(row[place] for place in places)
-            decisions.explicit.append(Explicit(number, start.number, kind, table.leaf, keyed, removed))
-            self.router.do_explicit(end, PUT, table.leaf, columns, row)
-            self._is_now_at(table, columns, row, 1 << end.number)
-        self.moved += len(rows)
+        waiting_bytes = 0
+        with start.connection.cursor() as cursor:
+            for row in cursor.stream(query, (ctids,)):
+                removed = tuple(row[place] for place in places)
+                decisions = self.router.decisions
+                decisions.add_explicit(Explicit(decisions.changes, start.number, kind, table.leaf, keyed, removed))
+                self.router.do_explicit(end, PUT, table.leaf, columns, row)
+                self._is_now_at(table, dict(zip(columns, row, strict=True)), 1 << end.number)
+                self.router.keep_decisions()
+                self.moved += 1
+                waiting_bytes += sum(len(value) for value in row if value)
+                if waiting_bytes >= MOVED_BYTES:
+                    end.flush()
+                    waiting_bytes = 0
 
-    def _is_now_at(self, table: TailTable, columns: tuple[str, ...], row: Sequence[str | None], shards: int) -> None:
+    def _is_now_at(self, table: TailTable, row: dict[str, str | None], shards: int) -> None:
         for space in (table.own, *table.tracked):
-            key = self._key(table, space, dict(zip(columns, row, strict=True)))
+            key = self._key(table, space, row)
             if key:
                 self.router.locations.put(space, key, shards)
         for follower in self.tables.followers.get(table.root, ()):
             space = Keyspace(table.root, follower.path.to)
-            key = self._key(table, space, dict(zip(columns, row, strict=True)))
+            key = self._key(table, space, row)
             if key:
-                self.router.unsettled.parents.setdefault(space, {})[key] = None
+                self.router.unsettled.add_parent(space, key)
 
     @staticmethod
     def _key(table: TailTable, space: Keyspace, row: dict[str, str | None]) -> Key | None:

@@ -144,6 +144,7 @@ class Tail:
             fetch_missing=self._fetch_missing,
             skips=self._skips_function(),
             definitions=Definitions(self._source),
+            spool=spool,
         )
         opened.callback(self.batches.close)
         reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
