@@ -23,10 +23,10 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.postgres.publications import publication_tables
 from fixia_shardmig.postgres.retry import is_passing
 from fixia_shardmig.postgres.sessions import (
-    CONNECT_TIMEOUT_S,
     KEEPALIVE_IDLE_S,
     KEEPALIVE_INTERVAL_S,
     KEEPALIVES,
+    TCP_USER_TIMEOUT_MS,
     Connection,
     connection_error,
     describe,
@@ -34,6 +34,7 @@ from fixia_shardmig.postgres.sessions import (
     scalar,
     without_secret,
 )
+from fixia_shardmig.postgres.silence import CONNECT_TIMEOUT_S, SILENCE_S, watch
 from fixia_shardmig.postgres.slots import (
     BEGIN_AGAIN,
     PLUGIN,
@@ -111,6 +112,7 @@ def replication_connection(url: str, purpose: str) -> Connection:
             keepalives_idle=KEEPALIVE_IDLE_S,
             keepalives_interval=KEEPALIVE_INTERVAL_S,
             keepalives_count=KEEPALIVES,
+            tcp_user_timeout=TCP_USER_TIMEOUT_MS,
             application_name=f"shardmig {purpose}",
             client_encoding="utf-8",
         )
@@ -124,6 +126,7 @@ def replication_connection(url: str, purpose: str) -> Connection:
     except BaseException:
         connection.close()
         raise
+    watch(connection, url, connection.info.backend_pid)
     return connection
 
 
@@ -208,6 +211,8 @@ class Stream:
         self._pgconn.nonblocking = 1
         self._told = start
         self._told_at = 0.0
+        self._heard_at = time.monotonic()
+        self._asked_at: float | None = None
 
     @property
     def server_lsn(self) -> LSN:
@@ -247,6 +252,8 @@ class Stream:
                 self._tell_if_due()
                 frames = self._receive(max_bytes)
                 left_s = deadline - time.monotonic()
+                if not frames:
+                    self._refuse_silence()
                 if frames or left_s <= 0:
                     return frames
                 self._wait(select.POLLIN, min(left_s, self._due_in_s()))
@@ -317,7 +324,21 @@ class Stream:
             else:
                 break
         self._server_lsn = max(self._server_lsn, LSN(position))
+        if frames:
+            self._heard_at, self._asked_at = time.monotonic(), None
         return frames
+
+    def _refuse_silence(self) -> None:
+        """Ask a server that has said nothing for long, as a walreceiver does, and give it up when it does not answer.
+
+        Nothing but its answer tells an idle source from a line on which nothing gets through any more.
+        """
+        now = time.monotonic()
+        if self._asked_at is None and now - self._heard_at >= SILENCE_S:
+            self._asked_at = now
+            self._send_status(answer=True)
+        elif self._asked_at is not None and now - self._asked_at >= SILENCE_S:
+            raise psycopg.OperationalError(f"the server has not answered for {now - self._heard_at:.0f} s")
 
     def _keepalive(self, data: memoryview) -> None:
         if data[0] != _KEEPALIVE:
@@ -357,10 +378,10 @@ class Stream:
         if self._due_in_s() == 0.0 and not self._ended:
             self._send_status()
 
-    def _send_status(self) -> None:
+    def _send_status(self, *, answer: bool = False) -> None:
         lsn = self._acknowledged
         clock = int((time.time() - _POSTGRES_EPOCH_S) * 1_000_000)
-        self._put(_status.pack(b"r", lsn, lsn, lsn, clock, 0))
+        self._put(_status.pack(b"r", lsn, lsn, lsn, clock, answer))
         self._told = lsn
         self._told_at = time.monotonic()
 

@@ -17,17 +17,21 @@ from psycopg.rows import TupleRow
 
 from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.postgres.silence import CONNECT_TIMEOUT_S, watch
 
 Connection = psycopg.Connection[TupleRow]
 
 TRANSACTION_TIMEOUT_SINCE = 17_00_00
 """The server version that brought `transaction_timeout`; an older one refuses to set it."""
 
-CONNECT_TIMEOUT_S = 10
 KEEPALIVE_IDLE_S = 15
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVES = 4
 """A host that vanished without a word is noticed after 15 + 4 * 5 seconds of silence, not after the kernel's hours."""
+
+TCP_USER_TIMEOUT_MS = 60_000
+"""How long what we have sent may stay unacknowledged: keepalives are not sent meanwhile, and the kernel would try for a
+quarter of an hour. A server that is alive and takes nothing for so long, since its disk stalls, is tried again."""
 
 PINNED: dict[str, str] = {
     "client_encoding": "UTF8",
@@ -101,12 +105,13 @@ def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
             keepalives_idle=KEEPALIVE_IDLE_S,
             keepalives_interval=KEEPALIVE_INTERVAL_S,
             keepalives_count=KEEPALIVES,
+            tcp_user_timeout=TCP_USER_TIMEOUT_MS,
             application_name=f"shardmig {purpose}",
             client_encoding="utf-8",
         )
     except psycopg.Error as error:
         raise connection_error(error, url) from None
-    _pin(connection)
+    watch(connection, url, _pin(connection))
     connection.autocommit = autocommit
     return connection
 
@@ -118,10 +123,12 @@ def pinned_settings(connection: Connection) -> dict[str, str]:
     return PINNED
 
 
-def _pin(connection: Connection) -> None:
+def _pin(connection: Connection) -> int:
+    """Pin the settings; returns the backend's own process id, which a pooler in between would invent."""
     settings = pinned_settings(connection)
     calls = [sql.SQL("set_config({}, {}, false)").format(sql.Literal(k), sql.Literal(v)) for k, v in settings.items()]
-    connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(calls))
+    row = connection.execute(sql.SQL("SELECT pg_backend_pid(), ") + sql.SQL(", ").join(calls)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def connection_error(error: psycopg.Error, url: str) -> ShardmigError:

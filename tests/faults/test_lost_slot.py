@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from fixia_shardmig.demo.clusters import Cluster
 from tests.fixtures.fix_faults import BEGIN_AGAIN, copy_held_at, follow, holding, lose_slot, waits_for_a_lock, write_wal
@@ -131,7 +132,7 @@ def test_the_slot_of_an_idle_database_moves(shop: Shop, source_cluster: Cluster)
         elsewhere.execute("drop table others")
         row = elsewhere.execute("select pg_current_wal_insert_lsn()::text").fetchone()
     assert row is not None
-    passed = psycopg.sql.SQL(
+    passed = sql.SQL(
         "select from pg_replication_slots where slot_name = 'shardmig_shop' and confirmed_flush_lsn >= {}"
     ).format(row[0])
     with psycopg.connect(shop.urls["source"], autocommit=True) as source:
