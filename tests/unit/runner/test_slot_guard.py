@@ -29,8 +29,10 @@ ROOM = WalRoom(keep_bytes=None, wal_bytes=None, free_bytes=None, freeze_max_age=
 SEEN = Observation("s", STATE, ROOM)
 
 
-def _kept(held: int, safe: int | None, **more: str) -> Observation:
-    return replace(SEEN, state=replace(STATE, retained_wal_bytes=held * MIB, safe_wal_size=safe and safe * MIB, **more))
+def _kept(held: int, safe: int | None, wal_status: str = "reserved") -> Observation:
+    safe_bytes = safe * MIB if safe is not None else None
+    state = replace(STATE, retained_wal_bytes=held * MIB, safe_wal_size=safe_bytes, wal_status=wal_status)
+    return replace(SEEN, state=state)
 
 
 def test_a_slot_without_any_bound_near_is_not_spoken_of() -> None:
@@ -76,11 +78,10 @@ def test_a_full_disk_is_as_near_as_a_limit() -> None:
     assert [5.0, 40.0] == [danger.eta_s for danger in decide(seen)]
 
 
-@pytest.mark.parametrize("which", ["xmin_age", "catalog_xmin_age"])
-def test_what_vacuum_may_not_remove_counts_too(which: str) -> None:
+@pytest.mark.parametrize("old", [replace(STATE, xmin_age=800), replace(STATE, catalog_xmin_age=800)])
+def test_what_vacuum_may_not_remove_counts_too(old: SlotState) -> None:
     """Pitfall 17: the age of xmin and catalog_xmin, against the age at which the source freezes whatever it costs."""
-    old = replace(SEEN, state=replace(STATE, **{which: 800}))
-    assert [Level.WARNING] == [danger.level for danger in decide(old)]
+    assert [Level.WARNING] == [danger.level for danger in decide(replace(SEEN, state=old))]
 
 
 def test_a_slot_that_may_not_idle_is_warned_of_while_nobody_reads() -> None:
