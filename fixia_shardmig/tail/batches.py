@@ -27,7 +27,7 @@ from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_truncate, emit_update
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.record import Decisions, Explicit
-from fixia_shardmig.tail.router import FLUSH_BYTES, FLUSH_OPERATIONS, Overflow, Router
+from fixia_shardmig.tail.router import FLUSH_BYTES, FLUSH_OPERATIONS, Overflow, Router, Sending
 from fixia_shardmig.tail.settle import settle, settle_everything
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, TailTable, TailTables
@@ -67,9 +67,8 @@ class Batches:
             fetch_missing=fetch_missing,
             skips=skips,
             definitions=definitions,
-            on_all=self._on_all,
+            sending=Sending(self._on_all, lambda shard: shard.start_flush(self._threads)),
             overflow=Overflow(journal.write_batch_part, spool),
-            start_flush=lambda shard: shard.start_flush(self._threads),
         )
 
     def close(self) -> None:

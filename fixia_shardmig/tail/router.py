@@ -60,6 +60,19 @@ class Overflow:
     spool: Directory
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How shards are made to send what waits.
+
+    Attributes:
+        on_all: Runs something on every shard at once and waits for all of them.
+        start: Has one shard begin, in another thread.
+    """
+
+    on_all: Callable[[Callable[[ShardSession], None]], None]
+    start: Callable[[ShardSession], None]
+
+
 class Router:
     """Turns changes into operations on shard sessions, one batch at a time."""
 
@@ -72,9 +85,8 @@ class Router:
         fetch_missing: Callable[[TailTable, Key, tuple[str, ...]], dict[str, str | None] | None],
         skips: Callable[[TailTable, int], bool],
         definitions: Definitions,
-        on_all: Callable[[Callable[[ShardSession], None]], None],
+        sending: Sending,
         overflow: Overflow,
-        start_flush: Callable[[ShardSession], None],
     ) -> None:
         """Prepare.
 
@@ -86,9 +98,8 @@ class Router:
                 asked before the shards are consistent.
             skips: (table, xid) -> whether a table's copy has seen that transaction already.
             definitions: What the source says of a relation's shape.
-            on_all: Runs something on every shard at once.
+            sending: How shards are made to send.
             overflow: Where what does not fit into memory goes.
-            start_flush: Has a shard send what waits, in another thread.
         """
         self.tables = tables
         self.shard_map = tables.shard_map
@@ -101,10 +112,9 @@ class Router:
         self._fetch_missing = fetch_missing
         self._skips = skips
         self._definitions = definitions
-        self._on_all = on_all
+        self._sending = sending
         self._overflow = overflow
         self._identities = frozenset(table.own for table in tables.by_leaf.values())
-        self._start_flush = start_flush
         self._plans: dict[Relation, RelationPlan] = {}
         self._plans_by_id: dict[int, tuple[Relation, RelationPlan]] = {}
         self._names = self.shard_map.shard_names
@@ -148,12 +158,12 @@ class Router:
         are_all = unsent_bytes >= FLUSH_BYTES
         for shard in self.shards:
             if shard.pending >= FLUSH_OPERATIONS or (are_all and shard.pending):
-                self._start_flush(shard)
+                self._sending.start(shard)
         return 0 if are_all else unsent_bytes
 
     def flush(self) -> None:
         """Send what waits on every shard, to all at once."""
-        self._on_all(ShardSession.flush)
+        self._sending.on_all(ShardSession.flush)
 
     def relieve(self) -> None:
         """Send what waits, after which where rows are can be asked of the shards again, and need not be remembered."""
