@@ -28,6 +28,9 @@ FORMAT = 1
 LOCK_CLASS = 0x5348
 """First key of our advisory locks; the second tells driver (1) from operator (2)."""
 
+BARRIER_LOCK_CLASS = 0x5349
+"""First key of the locks that say that a barrier's owner is alive; the second is the barrier's id."""
+
 
 @cache
 def _ddl(name: str) -> LiteralString:
@@ -348,30 +351,28 @@ class Journal:
     def request_barrier(self, owner: str, seconds: float) -> int:
         """Ask the tail to hold where it is, for a barrier whose LSN is told later; returns the barrier's id.
 
-        An owner has one barrier at a time: one that it left when it died is released, since the tail takes the oldest
-        first and would hold there until that expired.
+        It stands for as long as this session does: a lock says so, which nobody has to clean up after a death.
         """
-        self.connection.execute(
-            "UPDATE shardmig.barrier SET released_at = clock_timestamp() WHERE owner = %s AND released_at IS NULL",
-            (owner,),
-        )
         return int(
             scalar(
                 self.connection,
                 "INSERT INTO shardmig.barrier (owner, expires_at)"
-                " VALUES (%s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
-                (owner, seconds),
+                " VALUES (%s, clock_timestamp() + make_interval(secs => %s))"
+                " RETURNING id + CASE WHEN pg_try_advisory_lock(%s, id::int) THEN 0 END",
+                (owner, seconds, BARRIER_LOCK_CLASS),
             )
         )
 
     def barrier(self, barrier_id: int | None = None) -> Barrier | None:
-        """Return a barrier by id, or the oldest one that is neither released nor expired."""
+        """Return a barrier by id, or the oldest one that is neither released nor expired, and whose owner still is."""
         row = self.connection.execute(
             "SELECT id, owner, held_at IS NOT NULL, lsn::text, reached_at IS NOT NULL, released_at IS NOT NULL,"
             " expires_at <= clock_timestamp() FROM shardmig.barrier"
-            " WHERE (%(id)s::bigint IS NULL AND released_at IS NULL AND expires_at > clock_timestamp())"
+            " WHERE (%(id)s::bigint IS NULL AND released_at IS NULL AND expires_at > clock_timestamp()"
+            " AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %(lock_class)s"
+            " AND objid = id AND database = (SELECT oid FROM pg_database WHERE datname = current_database())))"
             " OR id = %(id)s ORDER BY id LIMIT 1",
-            {"id": barrier_id},
+            {"id": barrier_id, "lock_class": BARRIER_LOCK_CLASS},
         ).fetchone()
         return Barrier(row[0], row[1], row[2], _lsn(row[3]), row[4], row[5], row[6]) if row else None
 
@@ -395,8 +396,9 @@ class Journal:
     def release_barrier(self, barrier_id: int) -> None:
         """Let the tail go on."""
         self.connection.execute(
-            "UPDATE shardmig.barrier SET released_at = clock_timestamp() WHERE id = %s AND released_at IS NULL",
-            (barrier_id,),
+            "UPDATE shardmig.barrier SET released_at = clock_timestamp() WHERE id = %s AND released_at IS NULL"
+            " RETURNING pg_advisory_unlock(%s, id::int)",
+            (barrier_id, BARRIER_LOCK_CLASS),
         )
 
 
