@@ -6,13 +6,18 @@ from functools import partial
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from fixia_shardmig.demo.oracle import Judgement
 from fixia_shardmig.demo.writers import Writers
 from fixia_shardmig.model.lsn import LSN
 from tests.faults.test_kills import SMALL_CHUNKS, WRITES_PER_S, Market, market
+from tests.fixtures.fix_places import LiveShop
 
 __all__ = ["market"]
+
+COPY = "copy --resume --jobs 1 --chunk-bytes 16KiB --spool kept"
+TAIL = "tail --until caught-up --spool kept"
 
 
 def confirmed(market: Market) -> LSN:
@@ -50,3 +55,14 @@ def test_a_copy_killed_with_its_spool_goes_on_and_the_tail_is_equal(market: Mark
         market.run("verify").expect(0)
     assert [] == list((tmp_path / "kept").glob("*/*.spool"))
     assert Judgement(rows=judgement.rows, undecided=judgement.undecided) == judgement
+
+
+@pytest.mark.parametrize("last", ["spool.synced", "spool.acknowledged"])
+def test_a_death_around_each_durable_step_of_the_spool_loses_nothing(live_shop: LiveShop, last: str) -> None:
+    """Pitfall 37: a segment is durable before the slot is told of it, and deleted only once it is applied."""
+    for place in ("spool.segment_named", "spool.segment_written", "spool.appended:2", last):
+        live_shop.dies(COPY, place)
+    live_shop.shop.run(*COPY.split()).expect(0)
+    live_shop.dies(TAIL, "spool.segment_deleted")
+    live_shop.shop.run(*TAIL.split()).expect(0)
+    live_shop.ends_well()
