@@ -156,6 +156,9 @@ PLACES = {
 }
 """Of each fault: where it happens during copy, indexes and tail."""
 
+SURVIVABLE = frozenset({"slow", "restart", "connection_limit", "cancel", "terminate"})
+"""After these a run may go on, if it had nothing under way there; all others last until they are mended."""
+
 CASES = [(phase, fault, place) for fault, places in PLACES.items() for phase, place in zip(PHASES, places, strict=True)]
 
 
