@@ -115,7 +115,7 @@ def _guard() -> None:
 
 
 def _silent_s(connection: psycopg.Connection[Any]) -> float:
-    """Return how long nothing has gone to and fro while we wait; 0 when we do not, or have not read what came."""
+    """Return how long nothing has gone either way while we wait; 0 when we do not, or have not read what came."""
     try:
         if connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
             return 0.0
