@@ -1,5 +1,6 @@
 # make test   everything a change must pass, also on a fresh machine: environment, `make check`, pytest
 # make check  the gate alone, without servers
+# make torture  200 kills at random moments of whole migrations, in about a quarter of an hour (KILLS=, SEED= to replay)
 # make bench  speed beside peers and limits, for a quiet machine (docs/explanation/performance.md)
 # make demo   the whole story on embedded PostgreSQL, in about a minute
 PYTHON ?= python3
@@ -7,9 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 BENCH_ARGS ?=
+KILLS ?= 200
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test check format docs bench torture clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -43,6 +46,9 @@ docs: $(VENV)/.stamp-python
 
 bench: $(VENV)/.stamp-system
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+torture: $(VENV)/.stamp-system
+	$(BIN)/python -m tests.faults.torture --kills $(KILLS) --seed $(SEED)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

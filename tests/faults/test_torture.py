@@ -1,0 +1,23 @@
+"""A short run of what `make torture` does at length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixia_shardmig.demo.clusters import Cluster
+from tests.faults.torture import Places, torture
+
+KILLS = 20
+
+
+@pytest.mark.timeout(600)
+def test_twenty_kills_at_random_moments_lose_nothing_and_double_nothing(
+    source_cluster: Cluster, target_cluster: Cluster, market_template: str, tmp_path: Path
+) -> None:
+    """Pitfalls 6, 7: drivers, workers and whole groups are killed; verify and the oracle find every row at home."""
+    places = Places(source_cluster, target_cluster, market_template)
+    lines: list[str] = []
+    assert KILLS <= torture(places, kills=KILLS, seed=1, directory=tmp_path, say=lines.append)
+    assert lines
