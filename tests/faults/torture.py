@@ -226,7 +226,8 @@ def torture(places: Places, *, kills: int, seed: int, directory: Path, say: Call
 
 def main() -> int:
     """Read the arguments, make the servers, and torture."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.torture", description="kill -9 at random moments of whole migrations")
+    about = "kill -9 at random moments of whole migrations"
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.torture", description=about)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
