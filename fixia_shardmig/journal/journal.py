@@ -9,9 +9,7 @@ import getpass
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib import resources
-from typing import Any, LiteralString, Self, cast
+from typing import Any, LiteralString, Self
 
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -22,6 +20,7 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import EDGES, Phase
 from fixia_shardmig.model.places import place
+from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar
 
 FORMAT = 1
@@ -32,11 +31,8 @@ BARRIER_LOCK_CLASS = 0x5349
 """First key of the locks that say that a barrier's owner is alive; the second is the barrier's id."""
 
 
-@cache
 def _ddl(name: str) -> LiteralString:
-    text = resources.files("fixia_shardmig.journal").joinpath("journal.sql").read_text("utf-8")
-    blocks = {title.strip(): body for title, _, body in (b.partition("\n") for b in text.split("-- name: ")[1:])}
-    return cast("LiteralString", blocks[name])
+    return named_sql("fixia_shardmig.journal", "journal.sql", name)
 
 
 def prepare_shard(connection: Connection) -> None:

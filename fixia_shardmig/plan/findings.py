@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
-from importlib import resources
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg.rows import namedtuple_row
 
@@ -16,6 +14,7 @@ from fixia_shardmig.model.catalog import Catalog, Table
 from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.references import ForeignKeyFate
+from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection
 
 _THOUSAND = 1000
@@ -97,14 +96,8 @@ Check = Callable[[Look], Iterable[Finding]]
 """One check. It looks at one thing, changes nothing, and yields what it finds."""
 
 
-@cache
-def _query(name: str) -> bytes:
-    text = resources.files("fixia_shardmig.plan").joinpath("queries.sql").read_text("utf-8")
-    for block in text.split("-- name: ")[1:]:
-        title, _, body = block.partition("\n")
-        if title.strip() == name:
-            return body.encode()
-    raise KeyError(name)
+def _query(name: str) -> LiteralString:
+    return named_sql("fixia_shardmig.plan", "queries.sql", name)
 
 
 def rows(connection: Connection, name: str, parameters: Mapping[str, object] | None = None) -> list[Any]:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
-from importlib import resources
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 from psycopg.rows import namedtuple_row
 
 from fixia_shardmig.model.catalog import Catalog, Column, ForeignKey, Index, OtherObject, Sequence, Table
 from fixia_shardmig.model.names import TableName
+from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection, scalar
 
 
-@cache
 def _query(name: str) -> LiteralString:
-    text = resources.files("fixia_shardmig.postgres").joinpath("catalog.sql").read_text("utf-8")
-    queries = {}
-    for block in text.split("-- name: ")[1:]:
-        title, _, body = block.partition("\n")
-        queries[title.strip()] = body
-    return cast("LiteralString", queries[name])
+    return named_sql("fixia_shardmig.postgres", "catalog.sql", name)
 
 
 def read_catalog(connection: Connection) -> Catalog:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 from fixia_shardmig.model.names import TableName
+from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection, scalar, session
 from fixia_shardmig.schema.dump_text import Entry, parse
 from fixia_shardmig.schema.pg_dump import dump_ddl, find_pg_dump
@@ -18,15 +17,9 @@ ObjectId = tuple[int, int]
 """(OID of the system catalog, OID in it), as in pg_depend."""
 
 
-@cache
-def query(name: str) -> bytes:
+def query(name: str) -> LiteralString:
     """Return a query of `source.sql` by its name."""
-    text = resources.files("fixia_shardmig.schema").joinpath("source.sql").read_text("utf-8")
-    for block in text.split("-- name: ")[1:]:
-        title, _, body = block.partition("\n")
-        if title.strip() == name:
-            return body.encode()
-    raise KeyError(name)
+    return named_sql("fixia_shardmig.schema", "source.sql", name)
 
 
 class Owned(NamedTuple):
