@@ -34,6 +34,7 @@ def _setting(default_s: float) -> float:
 
 
 VARIABLE: Final = "SHARDMIG_SILENCE_S"
+PURPOSE: Final = "silence"
 SILENCE_S: Final = _setting(30.0)
 """How long nothing may come from a server that we wait for, before it is asked what it does."""
 
@@ -150,7 +151,7 @@ def _works(url: str, backend_pid: int, *, silent_s: float) -> bool:
 def _ask(url: str, backend_pid: int) -> tuple[bool, bool] | None:
     """Return (at work, takes rows of ours) of a backend, or None where it is gone. Its waits are bounded."""
     connection = psycopg.connect(
-        url, connect_timeout=CONNECT_TIMEOUT_S, application_name="shardmig silence", autocommit=True
+        url, connect_timeout=CONNECT_TIMEOUT_S, application_name=f"shardmig {PURPOSE}", autocommit=True
     )
     try:
         pgconn = connection.pgconn
