@@ -20,6 +20,7 @@ from fixia_shardmig.postgres.transactions import Transaction
 from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_truncate, emit_update, plain
 from fixia_shardmig.tail.locations import Locations
+from fixia_shardmig.tail.pending import PendingInserts
 from fixia_shardmig.tail.reads import evaluate_sql, has_equal_row, read_columns, read_types
 from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Explicit
 from fixia_shardmig.tail.refusals import unroutable
@@ -122,7 +123,7 @@ class Router:
         self._types: dict[int, dict[str, str | None]] = {}
         self._parent_columns: dict[int, tuple[Column, ...]] = {}
         self._evaluated: dict[tuple[int, str], str | None] = {}
-        self._pending: _PendingInserts | None = None
+        self._pending: PendingInserts | None = None
 
     def begin(self) -> None:
         """Start a batch."""
@@ -147,7 +148,7 @@ class Router:
             unsent_bytes = self._send(unsent_bytes) + size_bytes
             for transaction, change in window:
                 if self._pending is None or self._pending.transaction is not transaction:
-                    self._pending = _PendingInserts(self, transaction)
+                    self._pending = PendingInserts(self, transaction)
                 self._route(change, transaction.xid)
             self._evaluated.clear()
             self.keep_decisions()
@@ -212,7 +213,7 @@ class Router:
         for space, keys in wanted.items():
             self.locations.fetch(space, keys)
         for rule, plan, row in expressions:
-            self._evaluate(rule, plan, row)
+            self.evaluate(rule, plan, row)
 
     def _want_parent(
         self,
@@ -249,7 +250,7 @@ class Router:
             return key
         return tuple(comparable(column, value) for column, value in zip(columns, key, strict=True))
 
-    def _evaluate(self, rule: SplitBySql, plan: RelationPlan, row: Row) -> None:
+    def evaluate(self, rule: SplitBySql, plan: RelationPlan, row: Row) -> None:
         """Let a shard evaluate the mapping's expression over a row that is not stored yet."""
         values = plan.deciding_values(row)
         if values is None:
@@ -271,9 +272,10 @@ class Router:
         shards = self.locations.of(space, parent)
         if not shards and self._pending is not None:
             shards = self._bits.get(self._pending.home_of(space, parent) or "", 0)
-        return self._name(shards)
+        return self.name_of(shards)
 
-    def _name(self, shards: int) -> str | None:
+    def name_of(self, shards: int) -> str | None:
+        """Return the first shard of a set; None of an empty one."""
         return self._names[(shards & -shards).bit_length() - 1] if shards else None
 
     def referenced_value(self, rule: SplitByReference, key: str) -> str | None:
@@ -564,44 +566,6 @@ class Router:
             key = key_of(row, parts)
             if key is not None:
                 self.unsettled.add_parent(space, key)
-
-
-class _PendingInserts:
-    """Rows that the same transaction inserts later: with deferred constraints a child may come first (pitfall 10)."""
-
-    def __init__(self, router: Router, transaction: Transaction) -> None:
-        self._router = router
-        self.transaction = transaction
-        self._rows: dict[tuple[Keyspace, Key], tuple[RelationPlan, Row]] | None = None
-        self._visiting: set[tuple[Keyspace, Key]] = set()
-
-    def home_of(self, space: Keyspace, key: Key) -> str | None:
-        if self._rows is None:
-            self._rows = dict(self._index())
-        found = self._rows.get((space, key))
-        if found is None or (space, key) in self._visiting:
-            return None
-        self._visiting.add((space, key))
-        try:
-            plan, row = found
-            if isinstance(plan.table.rule, SplitBySql):
-                self._router._evaluate(plan.table.rule, plan, row)  # noqa: SLF001  its own helper
-            mask = self._router.home_mask(plan, row)
-            return self._router._name(mask or 0)  # noqa: SLF001  its own helper
-        finally:
-            self._visiting.discard((space, key))
-
-    def _index(self) -> Iterator[tuple[tuple[Keyspace, Key], tuple[RelationPlan, Row]]]:
-        for change in self.transaction.changes:
-            if isinstance(change, Insert):
-                plan = self._router.plan_of(change.relation)
-                spaces = [*plan.tracked]
-                if plan.table.own.columns:
-                    spaces.append((plan.table.own, plan.identity))
-                for space, parts in spaces:
-                    key = key_of(change.new, parts)
-                    if key is not None:
-                        yield (space, key), (plan, change.new)
 
 
 # helpers
