@@ -101,6 +101,7 @@ def test_each_level_is_said_once_and_always_shown(
     shop.run("schema", "apply").expect(0)
     with holding(shop.urls["pros"], "orders"):
         running = copy_held_at(shop)
+        slot = shop.json("status")["slot"]
         for level in ("notice", "warning", "critical"):
             while level not in (slot := shop.json("status")["slot"])["level"]:
                 write_wal(shop.urls["source"])
