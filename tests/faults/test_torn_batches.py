@@ -105,6 +105,22 @@ def test_moves_in_both_directions_survive_a_crash_between_commits(migration: Mig
     assert "batch_replayed" in migration.events()
 
 
+@pytest.mark.parametrize("dying", [("north",), ("south", "west")])
+def test_a_record_in_many_parts_is_replayed_whole(
+    migration: Migration, dying: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pitfall 7: a batch too large for one record, as a huge subtree that moves, is replayed from all parts of it."""
+    monkeypatch.setattr("fixia_shardmig.tail.record.PART_CHANGES", 3)
+    monkeypatch.setattr("fixia_shardmig.tail.record.PART_BYTES", 1)
+    monkeypatch.setattr("fixia_shardmig.tail.router.WINDOW_CHANGES", 2)
+    migration.run(*BOTH_WAYS)
+    tear(migration, *dying)
+    assert migration.on("west", "SELECT count(*) > 5 FROM shardmig.batch_part")[0][0] is True
+    migration.tail()
+    migration.judge(HOMES)
+    assert "batch_replayed" in migration.events()
+
+
 def test_a_crash_before_any_commit_decides_again(migration: Migration) -> None:
     """Pitfall 7: with no commit done all shards stand at the start, and the record of the batch means nothing."""
     migration.run(*BOTH_WAYS)
