@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import rich_click as click
 from click import get_current_context
@@ -17,6 +18,9 @@ from fixia_shardmig import __version__
 from fixia_shardmig.cli.params import Duration, Size, Until
 from fixia_shardmig.cli.session import Session
 from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError, StoppedError
+
+if TYPE_CHECKING:
+    from fixia_shardmig.model.throttle import Control, Limits
 
 P = ParamSpec("P")
 
@@ -183,6 +187,37 @@ def spool_options(function: Callable[P, None]) -> Callable[P, None]:
     return directory(bound(function))
 
 
+def throttle_options(function: Callable[P, None]) -> Callable[P, None]:
+    """Give a command that works for long the options that hold it back."""
+    rate = click.option("--rate", type=Size(), metavar="SIZE/s", help="Bytes a second over all workers, like 50MB/s.")
+    load = click.option(
+        "--max-load",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Wait while more client sessions than this are active on the source, ours not counted.",
+    )
+    replicas = click.option(
+        "--max-replica-lag",
+        type=Duration(),
+        metavar="SECONDS",
+        help="Wait while a standby replays later than this, and while that cannot be read.",
+    )
+    return rate(load(replicas(function)))
+
+
+def _limits(*, rate: float | None, max_load: int | None, **standbys: float | None) -> Limits:
+    from fixia_shardmig.model.throttle import Limits
+    from fixia_shardmig.runner.throttling import refuse_tiny_rate
+
+    limits = Limits(
+        rate_bytes_per_s=None if rate is None else int(rate),
+        sessions_max=max_load,
+        replica_lag_s_max=standbys["max_replica_lag"],
+    )
+    refuse_tiny_rate(limits.rate_bytes_per_s)
+    return limits
+
+
 @cli.command()
 @click.option("--resume", is_flag=True, help="Go on with a copy that was begun.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
@@ -195,9 +230,11 @@ def spool_options(function: Callable[P, None]) -> Callable[P, None]:
     help="Take a new snapshot after this time, so that vacuum on the source is not held back.",
 )
 @spool_options
+@throttle_options
 @command
 def copy(
     session: Session,
+    /,
     *,
     resume: bool,
     jobs: int,
@@ -205,6 +242,7 @@ def copy(
     max_snapshot_age: float,
     spool: Path | None,
     spool_bytes: float,
+    **throttle: Any,  # noqa: ANN401  as `throttle_options` names them
 ) -> None:
     """Copy every table to the rows' home shards, and build primary keys."""
     from fixia_shardmig.runner.copying import CopyOptions
@@ -213,7 +251,8 @@ def copy(
     from fixia_shardmig.runner.spooling import SpoolOptions
 
     kept = SpoolOptions(spool, int(spool_bytes)) if spool else None
-    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age, kept)
+    limits = _limits(**throttle)
+    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age, kept, limits)
     result = run_copy(session.load(), options)
     text = (
         f"copied {result.rows:,} rows, {mib(result.bytes)} in {result.chunks} chunks"
@@ -231,14 +270,24 @@ def copy(
     metavar="DIR",
     help="Apply what the copy has kept here, then go on with the stream.",
 )
+@throttle_options
 @command
-def tail(session: Session, until: Any, jobs: int, *, spool: Path | None) -> int:  # noqa: ANN401  an LSN or the word caught-up
+def tail(
+    session: Session,
+    /,
+    until: Any,  # noqa: ANN401  an LSN or the word caught-up
+    jobs: int,
+    *,
+    spool: Path | None,
+    **throttle: Any,  # noqa: ANN401  as `throttle_options` names them
+) -> int:
     """Apply the source's changes, build indexes and constraints, then follow."""
     from fixia_shardmig.runner.tailing import tail as run_tail
 
+    limits = _limits(**throttle)
     context = session.load()
     goal = None if until == "caught-up" else until
-    result = run_tail(context, until=goal, caught_up=until == "caught-up", jobs=jobs, spool=spool)
+    result = run_tail(context, until=goal, caught_up=until == "caught-up", jobs=jobs, spool=spool, limits=limits)
     text = (
         f"applied {result.changes:,} changes in {result.transactions:,} transactions up to {result.applied_lsn};"
         f" {result.moved_rows:,} rows moved with their owners"
@@ -329,6 +378,60 @@ def abort(session: Session, *, drop_targets: bool, drop_spool: bool) -> None:
     session.confirm(f"{what} of migration {context.shard_map.name}?")
     result = run_abort(context, drop_targets=drop_targets, drop_spool=drop_spool)
     session.result({"removed": list(result.removed)}, "aborted: the source is as it was", next_steps=("shardmig plan",))
+
+
+@cli.command()
+@reading
+def pause(session: Session) -> None:
+    """Have the running copy or tail wait; it goes on answering the source and loses nothing."""
+    _change_control(session, "paused", lambda control: replace(control, paused=True))
+
+
+@cli.command()
+@reading
+def resume(session: Session) -> None:
+    """Let what `pause` holds go on."""
+    _change_control(session, "resumed", lambda control: replace(control, paused=False))
+
+
+@cli.command()
+@click.option("--rate", type=Size(), metavar="SIZE/s", help="Bytes a second over all workers; 0 for no limit.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Chunks at a time, up to the --jobs that copy began with.")
+@click.option("--clear", is_flag=True, help="Go back to the running command's own options.")
+@reading
+def throttle(session: Session, *, rate: float | None, jobs: int | None, clear: bool) -> None:
+    """Change rate and jobs of the running copy or tail, or show what is asked of it."""
+    from fixia_shardmig.runner.throttling import asked, refuse_tiny_rate, with_options
+
+    if rate is None and jobs is None and not clear:
+        _show_control(session, *asked(session.mapping_file()))
+        return
+    bytes_per_s = None if rate is None else int(rate)
+    refuse_tiny_rate(bytes_per_s)
+    changed = functools.partial(with_options, clear=clear, rate_bytes_per_s=bytes_per_s, jobs=jobs)
+    _change_control(session, "throttled", changed)
+
+
+def _change_control(session: Session, event: str, changed: Callable[[Control], Control]) -> None:
+    from fixia_shardmig.runner.throttling import change
+
+    _show_control(session, *change(session.mapping_file(), event, changed))
+
+
+def _show_control(session: Session, migration: str, control: Control, driver: str | None) -> None:
+    from fixia_shardmig.runner.progress import mib
+
+    session.migration = migration
+    rate = control.rate_bytes_per_s
+    shown_rate = "as the command says" if rate is None else f"{mib(rate)}/s" if rate else "no limit"
+    jobs = "as the command says" if control.jobs is None else str(control.jobs)
+    paused = "paused; " if control.paused else ""
+    follows = "followed within a second" if driver else "nobody works now; the next run follows it"
+    session.result(
+        {"paused": control.paused, "rate_bytes_per_s": rate, "jobs": control.jobs, "driver": driver},
+        f"{paused}rate {shown_rate}, jobs {jobs}: {follows}",
+        next_steps=("shardmig resume",) if control.paused else ("shardmig status",),
+    )
 
 
 @cli.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 from fixia_shardmig.model.phase import writer_in
 from fixia_shardmig.runner.progress import mib
 from fixia_shardmig.runner.slot_guard import Level
@@ -25,6 +27,8 @@ def render_status(status: Status) -> str:
         f"slot        {_slot(status)}",
         f"tail        {_tail(status)}",
     ]
+    if slowed := _throttle(status):
+        lines.append(f"throttle    {slowed}")
     if status.spool:
         lines.append(f"spool       {status.spool.text()}")
     if "verified_at" in migration.evidence:
@@ -54,6 +58,16 @@ def _slot(status: Status) -> str:
     rate = f" ({mib(growth)}/s more)" if growth is not None and growth > 0 else ""
     notices = [str(danger) for danger in look.dangers if danger.level is Level.NOTICE]
     return "; ".join([f"{slot.wal_status}, holds {mib(slot.retained_wal_bytes or 0)} of WAL{rate}, {reader}", *notices])
+
+
+def _throttle(status: Status) -> str:
+    """Say what slows the work down and since when; before it runs, what it will find."""
+    pace = status.pace
+    if pace is None:
+        return "paused; nothing runs" if status.control.paused else ""
+    if not pace.verdict.kind or pace.since is None:
+        return ""
+    return f"{pace.verdict.reason} (since {pace.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def _tail(status: Status) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 
+from fixia_shardmig.copy.pacing import GivenBackError
 from fixia_shardmig.copy.worker import ChunkResult, ChunkTask, copy_chunk, prepare_worker
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.model.errors import TemporaryError
 from fixia_shardmig.model.places import place
+from fixia_shardmig.model.throttle import Pace, Verdict
 
 POLL_S = 0.5
 QUEUED_PER_JOB = 2
@@ -43,27 +46,33 @@ def copy_chunks(
     journal: Journal,
     stop: Event,
     on_done: Callable[[CopyTotals], None],
+    pace: Callable[[], Pace],
 ) -> CopyTotals:
     """Run tasks until all are done or `stop` is set; chunks in flight are always finished and recorded.
 
+    `pace` is asked before a chunk is handed out; a chunk that a worker gave back is handed out again.
     Raises the first task's error after the others in flight have ended.
     """
     totals = CopyTotals()
+    given_back: list[ChunkTask] = []
     waiting = iter(tasks)
+
+    def next_task() -> ChunkTask | None:
+        return given_back.pop() if given_back else next(waiting, None)
+
     running: dict[Future[ChunkResult], ChunkTask] = {}
     failure: BaseException | None = None
     while True:
-        if failure is None and not stop.is_set():
-            _fill(running, waiting, executor=executor, limit=jobs * QUEUED_PER_JOB)
-        if not running:
+        may_begin = failure is None and not stop.is_set()
+        more = may_begin and _fill(running, next_task, executor=executor, limit=_in_flight(pace().verdict, jobs))
+        if not running and not more:
             break
-        done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
-        for future in done:
-            task = running.pop(future)
-            error = future.exception()
-            if error is None:
-                _record(future.result(), task, journal, totals)
+        for result, task, error in _ended(running):
+            if result is not None:
+                _record(result, task, journal, totals)
                 on_done(totals)
+            elif isinstance(error, GivenBackError):
+                given_back.append(task)
             else:
                 failure = failure or error
         if failure is not None or stop.is_set():
@@ -74,15 +83,40 @@ def copy_chunks(
     return totals
 
 
+def _ended(
+    running: dict[Future[ChunkResult], ChunkTask],
+) -> Iterator[tuple[ChunkResult | None, ChunkTask, BaseException | None]]:
+    """Wait a moment and yield (result, task, error) of what has ended, taken off the running ones."""
+    if not running:
+        time.sleep(POLL_S)
+    done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+    for future in done:
+        error = future.exception()
+        yield None if error else future.result(), running.pop(future), error
+
+
+def _in_flight(verdict: Verdict, jobs: int) -> int:
+    """Return how many chunks may be handed out: none while held, and with fewer jobs than workers none ahead."""
+    if verdict.held:
+        return 0
+    return verdict.jobs if verdict.jobs is not None and verdict.jobs < jobs else jobs * QUEUED_PER_JOB
+
+
 def _fill(
-    running: dict[Future[ChunkResult], ChunkTask], waiting: Iterator[ChunkTask], *, executor: Executor, limit: int
-) -> None:
+    running: dict[Future[ChunkResult], ChunkTask],
+    next_task: Callable[[], ChunkTask | None],
+    *,
+    executor: Executor,
+    limit: int,
+) -> bool:
+    """Hand tasks out up to a limit; False once there are no more."""
     while len(running) < limit:
-        task = next(waiting, None)
+        task = next_task()
         if task is None:
-            return
+            return False
         with _interrupts_held():
             running[executor.submit(copy_chunk, task)] = task
+    return True
 
 
 @contextmanager

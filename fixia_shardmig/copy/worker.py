@@ -17,6 +17,7 @@ import psycopg
 from psycopg import pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from fixia_shardmig.copy.pacing import BLOCK_BYTES, Pacer, pacer_of
 from fixia_shardmig.model.errors import TemporaryError, UnroutableError
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
@@ -70,6 +71,8 @@ class ChunkTask:
     binary: bool
     routed: bool
     writes: tuple[ShardWrite, ...]
+    pace_url: str = field(default="", repr=False)
+    """The journal that says how fast to go; empty for a task that nobody throttles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,11 @@ def copy_chunk(task: ChunkTask) -> ChunkResult:
     After a failure no session that took part is used again: each could be within a transaction that failed.
     """
     try:
+        pacer = pacer_of(task.pace_url, next_command=RESUME) if task.pace_url else None
+        if pacer:
+            pacer.begin()
         source = _source(task)
-        return _pump(source, [_Sink(write, task) for write in task.writes], task)
+        return _pump(source, [_Sink(write, task) for write in task.writes], task, pacer)
     except BaseException as error:
         _close_sessions(task)
         if isinstance(error, psycopg.Error):
@@ -158,8 +164,8 @@ def _close_sources(url: str) -> None:
         _sources.pop(key).close()
 
 
-def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask) -> ChunkResult:
-    rows = size = 0
+def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask, pacer: Pacer | None) -> ChunkResult:
+    rows = size = paced = 0
     for message in _copy_out(source, task.copy_out):
         if task.binary:
             data = message[len(BINARY_HEADER) :] if message[:11] == BINARY_SIGNATURE else message
@@ -169,6 +175,9 @@ def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask) -> ChunkResul
             data = message
         rows += 1
         size += len(data)
+        if pacer and size - paced >= BLOCK_BYTES:
+            _keep_pace(pacer, size - paced, sinks)
+            paced = size
         if task.routed:
             home, row = _split_binary(data) if task.binary else _split_text(data)
             if home == NO_HOME:
@@ -182,6 +191,13 @@ def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask) -> ChunkResul
     for sink in sinks:
         sink.commit()
     return ChunkResult(task.chunk_id, rows, size, {sink.write.shard: sink.rows for sink in sinks})
+
+
+def _keep_pace(pacer: Pacer, size: int, sinks: list[_Sink]) -> None:
+    """Wait as long as the pace asks for; shards get what is buffered then, so that none takes us for silent."""
+    if pacer.passed(size):
+        for sink in sinks:
+            sink.send_buffered()
 
 
 def _split_binary(data: bytes) -> tuple[int, bytes]:
@@ -234,6 +250,10 @@ class _Sink:
         self._buffer.append(row)
         self._size += len(row)
         if self._size >= SEND_BYTES:
+            self._flush()
+
+    def send_buffered(self) -> None:
+        if self._buffer:
             self._flush()
 
     def commit(self) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
@@ -28,6 +28,7 @@ from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
+from fixia_shardmig.model.throttle import Limits, Pace
 from fixia_shardmig.postgres.publications import create_publication, publication_tables
 from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
@@ -37,6 +38,7 @@ from fixia_shardmig.runner.planning import refuse_blockers
 from fixia_shardmig.runner.progress import Progress
 from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
 from fixia_shardmig.runner.spooling import SpoolOptions, Start, spooling
+from fixia_shardmig.runner.throttling import throttling
 from fixia_shardmig.schema.apply import apply_pre_data, run_stage
 from fixia_shardmig.schema.build import build_all
 
@@ -56,6 +58,7 @@ class CopyOptions:
     chunk_bytes: int = CHUNK_BYTES
     max_snapshot_age_s: float = MAX_SNAPSHOT_AGE_S
     spool: SpoolOptions | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,12 @@ def copy(context: Context, options: CopyOptions) -> CopyResult:
         migration = prepare_schema(context, journal)
         context.refuse_if_stopped("making tables", RESUME)
         if migration.phase in {Phase.PLANNED, Phase.COPYING}:
-            with spooling(context, options.spool, journal) as start_spool:
-                _copy_all(context, options, journal, start_spool=start_spool)
+            limits = replace(options.limits, jobs=options.jobs)
+            with (
+                spooling(context, options.spool, journal) as start_spool,
+                throttling(context, limits) as throttle,
+            ):
+                _copy_all(context, options, journal, start_spool=start_spool, pace=throttle.pace)
                 _make_ready(context, options, journal)
         return _result(journal, time.monotonic() - began)
 
@@ -145,20 +152,22 @@ def _result(journal: Journal, seconds: float) -> CopyResult:
     )
 
 
-def _copy_all(context: Context, options: CopyOptions, journal: Journal, *, start_spool: Start) -> None:
+def _copy_all(
+    context: Context, options: CopyOptions, journal: Journal, *, start_spool: Start, pace: Callable[[], Pace]
+) -> None:
     migration = journal.get()
     executor = local_executor(options.jobs)
     try:
         if migration.slot_lsn is None:
             with _first_snapshot(context, options, journal, migration) as (epoch, snapshot):
                 start_spool()
-                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor)
+                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
         start_spool()
         while any(chunk.done_epoch is None for chunk in journal.chunks()):
             context.refuse_if_stopped("copying", RESUME)
             refuse_if_lost(context, journal, migration.slot)
             with _later_snapshot(context, options, journal) as (epoch, snapshot):
-                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor)
+                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -256,6 +265,7 @@ def _copy_epoch(
     epoch: SnapshotEpoch,
     snapshot: str,
     executor: Executor,
+    pace: Callable[[], Pace],
 ) -> CopyTotals:
     """Copy what is open under one snapshot, until it is done, too old, or a signal comes."""
     chunks = journal.chunks()
@@ -281,6 +291,7 @@ def _copy_epoch(
             journal=journal,
             stop=context.stop,
             on_done=on_done,
+            pace=pace,
         )
     context.refuse_if_stopped("copying", RESUME)
     return totals
@@ -292,9 +303,10 @@ def _tasks(
     for chunk in chunks:
         if time.monotonic() > too_old:
             return
-        yield chunk_task(
+        task = chunk_task(
             chunk, epoch, shard_map=context.shard_map, catalog=context.catalog, snapshot=snapshot, quoting=quoting
         )
+        yield replace(task, pace_url=context.journal_url)
 
 
 def _make_ready(context: Context, options: CopyOptions, journal: Journal) -> None:

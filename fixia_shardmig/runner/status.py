@@ -6,17 +6,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from fixia_shardmig.journal.control import read_control
 from fixia_shardmig.journal.journal import Journal, position
 from fixia_shardmig.journal.records import Chunk, Migration, TailState
 from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.model.throttle import Control, Pace
 from fixia_shardmig.postgres.sessions import insert_lsn, session
 from fixia_shardmig.postgres.slots import BEGIN_AGAIN
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.slot_guard import Level
 from fixia_shardmig.runner.slot_watch import SlotLook, look_at
 from fixia_shardmig.runner.spooling import SpoolStatus, spool_status, with_spool
+from fixia_shardmig.runner.throttling import current_pace
 
 FRESH_S = 5.0
 """A tail that has said nothing for longer is not running."""
@@ -56,6 +59,8 @@ class Status:
     next_steps: tuple[str, ...]
     problems: tuple[str, ...]
     spool: SpoolStatus | None = None
+    control: Control = field(default_factory=Control)
+    pace: Pace | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -105,6 +110,7 @@ class Status:
             "spool": self.spool.to_json() if self.spool else None,
             "rates": {"changes_per_s": round(tail.changes_per_s, 1) if self.tail_runs and tail else 0.0},
             "tail": _tail_json(tail) if tail else None,
+            "throttle": {"paused": self.control.paused, **(self.pace.to_json() if self.pace else {})},
             "driver": self.driver,
             "evidence": migration.evidence if migration else {},
             "problems": list(self.problems),
@@ -177,6 +183,8 @@ def status(context: Context) -> Status:
             _next_steps(migration, journal),
             tuple(problems),
             spool,
+            read_control(journal.connection),
+            current_pace(journal),
         )
 
 

@@ -22,6 +22,7 @@ from fixia_shardmig.model.errors import SAME_COMMAND, DriftError, RefusedError, 
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.model.places import place
+from fixia_shardmig.model.throttle import Limits
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.retry import unforeseen
 from fixia_shardmig.postgres.sessions import insert_lsn, session
@@ -30,6 +31,7 @@ from fixia_shardmig.runner.context import Context, refuse_other_plan, spool_dire
 from fixia_shardmig.runner.progress import mib
 from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
 from fixia_shardmig.runner.spooling import message_opener
+from fixia_shardmig.runner.throttling import Throttle, throttling
 from fixia_shardmig.schema.apply import run_stage
 from fixia_shardmig.tail.tail import MARKER_PREFIX, Tail, TailTotals
 
@@ -92,6 +94,7 @@ def tail(
     caught_up: bool = False,
     jobs: int = 2,
     spool: Path | None = None,
+    limits: Limits | None = None,
 ) -> TailResult:
     """Follow the source.
 
@@ -101,23 +104,33 @@ def tail(
         caught_up: End once caught up, with every index and constraint built.
         jobs: Statements at once a shard while indexes are built.
         spool: Where the copy has kept the stream; what it holds is applied before the stream goes on.
+        limits: How fast it may go, and what holds it.
 
     Raises:
         UnroutableError, DriftError: Stopped before a transaction that cannot be applied; the slot keeps it.
         HeldError: Another run tails.
     """
     with context.journal() as journal, journal.holding("driver"):
-        return _Follower(context, journal, jobs, spool).run(until=until, caught_up=caught_up)
+        return _Follower(context, journal, jobs, spool, limits).run(until=until, caught_up=caught_up)
 
 
 class _Follower:
     """One run of `shardmig tail`, over as many streams as the building of indexes asks for."""
 
-    def __init__(self, context: Context, journal: Journal, jobs: int, spool: Path | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        journal: Journal,
+        jobs: int,
+        spool: Path | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self.context = context
         self.journal = journal
         self.jobs = jobs
         self.spool = spool
+        self.limits = limits or Limits()
+        self.throttle: Throttle | None = None
         self.migration = journal.get()
         _refuse_wrong_phase(self.migration)
         refuse_other_plan(context, self.migration, journal)
@@ -129,7 +142,10 @@ class _Follower:
         self._said = 0.0
 
     def run(self, *, until: LSN | None, caught_up: bool) -> TailResult:
-        with watching_slot(self.context, self.migration.slot):
+        with (
+            watching_slot(self.context, self.migration.slot),
+            throttling(self.context, self.limits) as self.throttle,
+        ):
             return self._run(until=until, caught_up=caught_up)
 
     def _run(self, *, until: LSN | None, caught_up: bool) -> TailResult:
@@ -186,6 +202,7 @@ class _Follower:
             spool=spool_directory(self.context.shard_map),
             on_state=self._tell,
             open_messages=message_opener(self.context, self.migration, self.spool),
+            pace=self.throttle.pace if self.throttle else None,
         )
         try:
             self.result.add(work(follower))

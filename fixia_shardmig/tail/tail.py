@@ -24,8 +24,9 @@ from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.model.phase import Writer, writer_in
+from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.model.places import place
+from fixia_shardmig.model.throttle import Bucket, Pace
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
@@ -90,6 +91,7 @@ class Tail:
         spool: Path,
         on_state: Callable[[TailState], None] | None = None,
         open_messages: Callable[[LSN], Messages] | None = None,
+        pace: Callable[[], Pace] | None = None,
     ) -> None:
         """Connect to every shard and to the source's slot; replays a batch that a crash left half committed.
 
@@ -101,6 +103,7 @@ class Tail:
             spool: A directory for large transactions.
             on_state: Told once a second what the tail publishes.
             open_messages: Opens what to read at the shards' position; the slot's stream if nothing else is said.
+            pace: How fast it may go; a barrier and the fence are served at full speed, since somebody waits.
         """
         self.shard_map = shard_map
         self.catalog = catalog
@@ -108,6 +111,9 @@ class Tail:
         self.journal = journal
         self._on_state = on_state
         self._open_messages = open_messages or self._open_stream
+        self._pace = pace
+        self._bucket = Bucket(time.monotonic())
+        self._hurry = False
         self._epochs = journal.epochs()
         self._queue: deque[Item] = deque()
         self._queue_bytes = 0
@@ -239,7 +245,7 @@ class Tail:
         if not self._control():
             return False
         limit = min((lsn for lsn in (self._limit, until, self._drift) if lsn is not None), default=None)
-        held = self._barrier is not None and self._limit is None
+        held = (self._barrier is not None and self._limit is None) or self._slowed()
         reached = self._consume(limit) if not held else False
         if held or reached:
             self._apply_batch()
@@ -261,17 +267,27 @@ class Tail:
             time.sleep(wait_s)
             return
         waiting = bool(self._queue or self._batch)
-        items = self._receiver.take(0.0 if waiting and self._barrier is None else wait_s)
+        items = self._receiver.take(0.0 if waiting and self._barrier is None and not self._slowed() else wait_s)
         for item in items:
+            if isinstance(item, Idle) and self._queue and isinstance(self._queue[-1], Idle):
+                self._queue.pop()  # the later one says more; a pause may be long
             self._queue.append(item)
             if isinstance(item, Transaction):
                 self._queue_bytes += item.held_bytes
         if not items and self._batch:
             self._apply_batch()
 
+    def _slowed(self) -> bool:
+        """Whether nothing may be taken now: an operator, a signal or the rate says so, and nobody waits for us."""
+        if self._pace is None or self._hurry or self._barrier is not None:
+            return False
+        verdict, now_s = self._pace().verdict, time.monotonic()
+        self._bucket.set_rate(now_s, verdict.rate_bytes_per_s)
+        return verdict.held or self._bucket.wait_s(now_s) > 0
+
     def _consume(self, limit: LSN | None) -> bool:
         """Take items off the queue into batches; True as soon as everything below the limit has been taken."""
-        while self._queue:
+        while self._queue and not self._slowed():
             item = self._queue[0]
             at = _lsn_of(item)
             if limit is not None and at >= limit:
@@ -279,6 +295,7 @@ class Tail:
             self._queue.popleft()
             if isinstance(item, Transaction):
                 self._queue_bytes -= item.held_bytes
+                self._bucket.spend(time.monotonic(), item.size_bytes)
                 self._take(item)
             elif isinstance(item, Idle):
                 if not self._batch and self._due("idle", IDLE_S):
@@ -408,7 +425,9 @@ class Tail:
         barrier = self.journal.barrier()
         if barrier is None:
             self._barrier = self._limit = None
-            return writer_in(self.journal.get().phase) is not Writer.SHARDS
+            phase = self.journal.get().phase
+            self._hurry = phase is Phase.FENCED
+            return writer_in(phase) is not Writer.SHARDS
         if self._barrier != barrier.id:
             self._barrier = barrier.id
             self._apply_batch()
