@@ -17,7 +17,6 @@ class Time:
     now_s: float = 0.0
     pace: Pace | None = None
     slept: list[float] = field(default_factory=list[float])
-    looks: int = 0
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -26,7 +25,6 @@ class Time:
 
     def look(self) -> Pace | None:
         """Return the pace of now."""
-        self.looks += 1
         return self.pace
 
     def pacer(self) -> Pacer:
