@@ -106,8 +106,8 @@ def test_a_lag_that_cannot_be_read_holds_the_copy(shop: Shop) -> None:
     running.interrupt().end().expect(130)
 
 
-def test_a_rate_is_followed_changed_and_taken_away(shop: Shop) -> None:
-    """`copy --rate` slows the copy down; `throttle --rate` and `--clear` reach it while it runs."""
+def test_a_rate_is_followed_and_what_is_asked_is_kept_until_cleared(shop: Shop) -> None:
+    """`copy --rate` slows the copy down, and says so; `throttle` keeps what is asked, and `--clear` forgets it."""
     shop.sql("source", "insert into users select n, 'pro', repeat(md5(n::text), 60) from generate_series(5000, 9000) n")
     shop.run("schema", "apply").expect(0)
     running = shop.start("copy", "--resume", "--rate", "512KiB/s").wait_for("slowed down: limited to 0.5 MiB/s")
