@@ -5,6 +5,7 @@ pytest_plugins = (
     "tests.fixtures.fix_market",
     "tests.fixtures.fix_migrations",
     "tests.fixtures.fix_program",
+    "tests.fixtures.fix_fleet",
     "tests.fixtures.fix_proxy",
     "tests.fixtures.fix_places",  # after the one it stands on
     "tests.fixtures.fix_replication",

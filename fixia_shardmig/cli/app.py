@@ -15,7 +15,7 @@ import rich_click as click
 from click import get_current_context
 
 from fixia_shardmig import __version__
-from fixia_shardmig.cli.params import Duration, Size, Until
+from fixia_shardmig.cli.params import Duration, ExecutorAddress, Size, Until
 from fixia_shardmig.cli.session import Session
 from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError, StoppedError
 
@@ -229,6 +229,13 @@ def _limits(*, rate: float | None, max_load: int | None, **standbys: float | Non
     show_default=True,
     help="Take a new snapshot after this time, so that vacuum on the source is not held back.",
 )
+@click.option(
+    "--executor",
+    type=ExecutorAddress(),
+    default="local",
+    show_default=True,
+    help="Who copies: --jobs processes of this host, or the workers of a Dask scheduler.",
+)
 @spool_options
 @throttle_options
 @command
@@ -240,6 +247,7 @@ def copy(
     jobs: int,
     chunk_bytes: float,
     max_snapshot_age: float,
+    executor: str | None,
     spool: Path | None,
     spool_bytes: float,
     **throttle: Any,  # noqa: ANN401  as `throttle_options` names them
@@ -252,7 +260,7 @@ def copy(
 
     kept = SpoolOptions(spool, int(spool_bytes)) if spool else None
     limits = _limits(**throttle)
-    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age, kept, limits)
+    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age, kept, limits, executor)
     result = run_copy(session.load(), options)
     text = (
         f"copied {result.rows:,} rows, {mib(result.bytes)} in {result.chunks} chunks"

@@ -9,6 +9,9 @@ import click
 
 from fixia_shardmig.model.lsn import LSN
 
+PORT_MAX = 65535
+
+_SCHEDULER = re.compile(r"^dask:(?P<address>(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5}))$", re.ASCII)
 _NUMBER = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z/]*)\s*$")
 
 
@@ -53,6 +56,21 @@ class Duration(_Quantity):
     name = "duration"
     example = "2h"
     units: ClassVar[dict[str, float]] = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class ExecutorAddress(click.ParamType["str | None"]):
+    """`local`, or `dask:HOST:PORT`; a scheduler's HOST:PORT, or None for this host."""
+
+    name = "local|dask:HOST:PORT"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str | None:
+        """Return HOST:PORT, or None."""
+        if value == "local":
+            return None
+        found = _SCHEDULER.match(str(value))
+        if found is None or not 0 < int(found.group("port")) <= PORT_MAX:
+            self.fail(f"{value!r} is neither local nor a scheduler's address like dask:10.0.0.5:8786", param, ctx)
+        return found.group("address")
 
 
 class Until(click.ParamType["LSN | str"]):

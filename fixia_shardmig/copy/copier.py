@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Event
 
@@ -23,6 +23,9 @@ POLL_S = 0.5
 QUEUED_PER_JOB = 2
 """Tasks handed over ahead of need; enough to keep a worker busy, few enough to stop soon."""
 
+OpenExecutor = Callable[[], AbstractContextManager[Executor]]
+"""Gives the executor of one snapshot epoch. It ends with the epoch, and with it every session under that snapshot."""
+
 
 @dataclass(slots=True)
 class CopyTotals:
@@ -33,9 +36,14 @@ class CopyTotals:
     chunks: int = 0
 
 
-def local_executor(jobs: int) -> Executor:
-    """Return worker processes on this host; they start fresh, since a forked libpq session is nobody's."""
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
+@contextmanager
+def local_executor(jobs: int) -> Iterator[Executor]:
+    """Give worker processes on this host; they start fresh, since a forked libpq session is nobody's."""
+    executor = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def copy_chunks(

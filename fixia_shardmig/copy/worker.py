@@ -18,7 +18,7 @@ from psycopg import pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from fixia_shardmig.copy.pacing import BLOCK_BYTES, Pacer, pacer_of
-from fixia_shardmig.model.errors import TemporaryError, UnroutableError
+from fixia_shardmig.model.errors import RefusedError, TemporaryError, UnroutableError
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, is_open
@@ -33,6 +33,8 @@ PR_SET_PDEATHSIG = 1
 RESUME = "shardmig copy --resume"
 TRIES = 4
 RETRY_WAIT_S_MAX = 8.0
+CLAIM_WAIT_S_MAX = 30
+"""How long a worker waits for another that has the same chunk in hand, one that was taken for dead."""
 """A server that restarts is back within these tries; the snapshot lasts as long as its holder's session does."""
 
 
@@ -159,6 +161,13 @@ def _source(task: ChunkTask) -> Connection:
     return connection
 
 
+def close_sessions() -> None:
+    """Close all of this process's sessions; one that waits for its next chunk would hold vacuum back on the source."""
+    for kept in (_sources, _targets):
+        while kept:
+            kept.popitem()[1].close()
+
+
 def _close_sources(url: str) -> None:
     for key in [key for key in _sources if key[0] == url]:
         _sources.pop(key).close()
@@ -267,9 +276,7 @@ class _Sink:
             for statement in self.write.after:
                 self._execute(statement)
             self._connection().execute(
-                "INSERT INTO shardmig.copied_chunk (chunk_id, snapshot_epoch, rows) VALUES (%s, %s, %s)"
-                " ON CONFLICT (chunk_id) DO UPDATE SET snapshot_epoch = excluded.snapshot_epoch, rows = excluded.rows",
-                (self.task.chunk_id, self.task.epoch, self.rows),
+                "UPDATE shardmig.copied_chunk SET rows = %s WHERE chunk_id = %s", (self.rows, self.task.chunk_id)
             )
             place("copy.before_chunk_commit")
             self._execute("COMMIT")
@@ -299,19 +306,34 @@ class _Sink:
         self._open = True
         with self._naming_shard():
             connection = self._connection()
-            done = connection.execute(
-                "SELECT 1 FROM shardmig.copied_chunk WHERE chunk_id = %s AND snapshot_epoch = %s",
-                (self.task.chunk_id, self.task.epoch),
-            ).fetchone()
-            self._done = done is not None
+            self._execute(f"BEGIN; SET LOCAL lock_timeout = '{CLAIM_WAIT_S_MAX}s'")
+            self._done = not self._claim(connection)
             if self._done:
+                self._execute("ROLLBACK")
                 return
-            self._execute("BEGIN")
+            self._execute("SET LOCAL lock_timeout = 0")
             for statement in self.write.before:
                 self._execute(statement)
             self._check(connection.pgconn.exec_(self.write.copy_in.encode()), pq.ExecStatus.COPY_IN)
             if self.task.binary:
                 connection.pgconn.put_copy_data(BINARY_HEADER)
+
+    def _claim(self, connection: Connection) -> bool:
+        """Take the chunk's checkpoint within the transaction; False if this epoch's rows, or a later one's, are there.
+
+        A worker that was only taken for dead may have the same chunk in hand: it waits here, or we do, until one of us
+        has committed or is gone. One that comes after its epoch has ended is refused.
+        """
+        fence = connection.execute("SELECT epoch_min FROM shardmig.copy_fence FOR SHARE").fetchone()
+        if fence is None or fence[0] > self.task.epoch:
+            raise RefusedError(f"snapshot epoch {self.task.epoch} of the copy has ended", hint=RESUME)
+        claimed = connection.execute(
+            "INSERT INTO shardmig.copied_chunk AS c (chunk_id, snapshot_epoch, rows) VALUES (%s, %s, 0)"
+            " ON CONFLICT (chunk_id) DO UPDATE SET snapshot_epoch = excluded.snapshot_epoch, rows = 0"
+            " WHERE c.snapshot_epoch < excluded.snapshot_epoch RETURNING 1",
+            (self.task.chunk_id, self.task.epoch),
+        )
+        return claimed.fetchone() is not None
 
     def _execute(self, statement: str) -> None:
         self._check(self._connection().pgconn.exec_(statement.encode()))

@@ -24,6 +24,9 @@ from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar
 
 FORMAT = 1
+FENCE_WAIT_S_MAX = 30
+"""A chunk that an earlier run has in hand ends within this, or the next run is asked for."""
+
 LOCK_CLASS = 0x5348
 """First key of our advisory locks; the second tells driver (1) from operator (2)."""
 
@@ -38,6 +41,16 @@ def _ddl(name: str) -> LiteralString:
 def prepare_shard(connection: Connection) -> None:
     """Create the checkpoint tables that every shard keeps. Does nothing where they are there."""
     connection.execute(_ddl("on_every_shard"))
+
+
+def end_earlier_epochs(connection: Connection, epoch: int) -> None:
+    """Refuse chunks of snapshot epochs before this one on a shard, once those in hand are committed or gone.
+
+    A worker that lost its driver may still be at work: what it wrote after the tail began, nobody would correct.
+    """
+    with connection.transaction():
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{FENCE_WAIT_S_MAX}s",))
+        connection.execute("UPDATE shardmig.copy_fence SET epoch_min = %s", (epoch,))
 
 
 def drop_from(connection: Connection) -> None:

@@ -10,6 +10,11 @@ CREATE TABLE IF NOT EXISTS shardmig.copied_chunk (
     snapshot_epoch int NOT NULL,
     rows bigint NOT NULL
 );
+CREATE TABLE IF NOT EXISTS shardmig.copy_fence (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    epoch_min int NOT NULL DEFAULT 0
+);
+INSERT INTO shardmig.copy_fence DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- name: on_the_journal_shard
 CREATE TABLE IF NOT EXISTS shardmig.migration (

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -19,10 +20,11 @@ import psycopg
 from psycopg import errors, sql
 
 from fixia_shardmig.copy.chunks import CHUNK_BYTES, plan_chunks
-from fixia_shardmig.copy.copier import CopyTotals, copy_chunks, local_executor
+from fixia_shardmig.copy.copier import CopyTotals, OpenExecutor, copy_chunks, local_executor
+from fixia_shardmig.copy.fleet import fleet_executor, fleet_size
 from fixia_shardmig.copy.statements import chunk_task
 from fixia_shardmig.copy.worker import ChunkTask
-from fixia_shardmig.journal.journal import Journal, prepare_shard, set_position
+from fixia_shardmig.journal.journal import Journal, end_earlier_epochs, prepare_shard, set_position
 from fixia_shardmig.journal.records import Chunk, Migration, SnapshotEpoch
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
@@ -31,6 +33,7 @@ from fixia_shardmig.model.places import place
 from fixia_shardmig.model.throttle import Limits, Pace
 from fixia_shardmig.postgres.publications import create_publication, publication_tables
 from fixia_shardmig.postgres.replication import replication_connection
+from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
 from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot
 from fixia_shardmig.runner.context import Context, new_migration, refuse_other_plan
@@ -59,6 +62,8 @@ class CopyOptions:
     max_snapshot_age_s: float = MAX_SNAPSHOT_AGE_S
     spool: SpoolOptions | None = None
     limits: Limits = field(default_factory=Limits)
+    scheduler: str | None = None
+    """HOST:PORT of a Dask scheduler whose workers copy, instead of processes of this host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +135,14 @@ def copy(context: Context, options: CopyOptions) -> CopyResult:
         migration = prepare_schema(context, journal)
         context.refuse_if_stopped("making tables", RESUME)
         if migration.phase in {Phase.PLANNED, Phase.COPYING}:
-            limits = replace(options.limits, jobs=options.jobs)
+            copy_jobs = fleet_size(options.scheduler) if options.scheduler else options.jobs
+            limits = replace(options.limits, jobs=copy_jobs)
             with (
                 spooling(context, options.spool, journal) as start_spool,
                 throttling(context, limits) as throttle,
             ):
-                _copy_all(context, options, journal, start_spool=start_spool, pace=throttle.pace)
+                carrying = replace(options, jobs=copy_jobs)
+                _copy_all(context, carrying, journal, start_spool=start_spool, pace=throttle.pace)
                 _make_ready(context, options, journal)
         return _result(journal, time.monotonic() - began)
 
@@ -156,20 +163,24 @@ def _copy_all(
     context: Context, options: CopyOptions, journal: Journal, *, start_spool: Start, pace: Callable[[], Pace]
 ) -> None:
     migration = journal.get()
-    executor = local_executor(options.jobs)
-    try:
-        if migration.slot_lsn is None:
-            with _first_snapshot(context, options, journal, migration) as (epoch, snapshot):
-                start_spool()
-                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
-        start_spool()
-        while any(chunk.done_epoch is None for chunk in journal.chunks()):
-            context.refuse_if_stopped("copying", RESUME)
-            refuse_if_lost(context, journal, migration.slot)
-            with _later_snapshot(context, options, journal) as (epoch, snapshot):
-                _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+    workers = _workers(options)
+    if migration.slot_lsn is None:
+        with _first_snapshot(context, options, journal, migration) as (epoch, snapshot), workers() as executor:
+            start_spool()
+            _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
+    start_spool()
+    while any(chunk.done_epoch is None for chunk in journal.chunks()):
+        context.refuse_if_stopped("copying", RESUME)
+        refuse_if_lost(context, journal, migration.slot)
+        with _later_snapshot(context, options, journal) as (epoch, snapshot), workers() as executor:
+            _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
+
+
+def _workers(options: CopyOptions) -> OpenExecutor:
+    """Return what opens an executor for one snapshot epoch."""
+    if options.scheduler:
+        return partial(fleet_executor, options.scheduler)
+    return partial(local_executor, options.jobs)
 
 
 @contextmanager
@@ -247,7 +258,19 @@ def _later_snapshot(context: Context, options: CopyOptions, journal: Journal) ->
         place("copy.before_later_epoch")
         epoch = journal.open_epoch(row[0], lsn)
         place("copy.later_epoch_open")
+        _end_epochs_before(context, epoch.epoch)
         yield epoch, row[1]
+
+
+def _end_epochs_before(context: Context, epoch: int) -> None:
+    """Have every shard refuse chunks of earlier epochs, which a worker without a driver could still bring."""
+    for endpoint in context.shard_map.shards.values():
+        try:
+            with session(endpoint.url, "copy fence") as connection:
+                end_earlier_epochs(connection, epoch)
+        except psycopg.Error as error:
+            doing = "waiting for a chunk that an earlier run has in hand"
+            raise as_shardmig_error(error, endpoint.url, doing=doing, next_command=RESUME) from error
 
 
 def _keys_for_open_chunks(context: Context, options: CopyOptions, journal: Journal) -> None:
@@ -314,6 +337,7 @@ def _make_ready(context: Context, options: CopyOptions, journal: Journal) -> Non
     migration = journal.get()
     if migration.slot_lsn is None:
         raise RefusedError("the copy has no slot", hint=RESUME)
+    _end_epochs_before(context, len(journal.epochs()) + 1)
     context.say("building primary keys")
     with (
         watching_slot(context, migration.slot),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.oracle import Judgement, judge
 from fixia_shardmig.demo.writers import Writers
+from fixia_shardmig.model.places import VARIABLE
 from tests.fixtures.fix_clusters import SHARDS
-from tests.fixtures.fix_program import Program, plain_environment
+from tests.fixtures.fix_fleet import FleetOfWorkers
+from tests.fixtures.fix_program import Program, password_of, plain_environment
 
 MAPPING = Path(__file__).resolve().parents[2] / "mappings" / "fixia.yaml"
 WRITES_PER_S = 60.0
@@ -100,3 +103,22 @@ def test_a_tail_killed_again_and_again_applies_every_change_once(market: Market)
         judgement = _caught_up(market, writers)
         market.run("verify").expect(0)
     assert Judgement(rows=judgement.rows, undecided=judgement.undecided) == judgement
+
+
+def test_workers_that_die_in_the_middle_of_a_chunk_under_writers_cost_nothing(
+    market: Market, scheduler: FleetOfWorkers
+) -> None:
+    """One is killed before a chunk's commit, one between the commits of two shards; the last copies what they had."""
+    doomed = [
+        scheduler.start_worker(env={VARIABLE: "copy.before_chunk_commit:4"}),
+        scheduler.start_worker(env={VARIABLE: "copy.chunk_committed:6"}),
+    ]
+    scheduler.start_worker()
+    with Writers(market.source, threads=2, transactions_per_s=WRITES_PER_S) as writers:
+        market.run("copy", *scheduler.executor, *SMALL_CHUNKS).expect(0)
+        judgement = _caught_up(market, writers)
+        market.run("verify").expect(0)
+    assert [-signal.SIGKILL] * 2 == [worker.poll() for worker in doomed]
+    assert Judgement(rows=judgement.rows, undecided=judgement.undecided) == judgement
+    assert 1 == market.json("copy", "--resume")["epochs"]
+    assert [] == [url for url in (market.source, *market.shards.values()) if password_of(url) in scheduler.log]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,13 +11,14 @@ import psycopg
 import pytest
 
 from fixia_shardmig.copy import worker
+from fixia_shardmig.copy.copier import local_executor
 from fixia_shardmig.copy.statements import chunk_task
 from fixia_shardmig.copy.worker import ChunkTask, copy_chunk
 from fixia_shardmig.demo.clusters import Cluster
-from fixia_shardmig.journal.journal import prepare_shard
+from fixia_shardmig.journal.journal import end_earlier_epochs, prepare_shard
 from fixia_shardmig.journal.records import Chunk, SnapshotEpoch
 from fixia_shardmig.mapping.shard_map import Endpoint, ShardMap, SplitByColumn
-from fixia_shardmig.model.errors import ShardmigError
+from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.catalog import read_catalog
@@ -25,6 +27,9 @@ from fixia_shardmig.postgres.sessions import scalar, session
 USERS, LOG = TableName("public", "users"), TableName("public", "log")
 SCHEMA = "CREATE TABLE users (id int PRIMARY KEY, kind text); CREATE TABLE log (kind text)"
 ROWS = "INSERT INTO users VALUES (1, 'a'), (2, 'b'), (3, 'b'); INSERT INTO log VALUES ('a'), ('b')"
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+DEADLINE_S = 60.0
+POLL_S = 0.05
 SHARDS = ("north", "south")
 READERS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'shardmig copy reader' ORDER BY pid"
 
@@ -147,3 +152,45 @@ def test_a_server_that_fails_is_the_one_that_is_named(copying: Copying) -> None:
     copying.run("south", "DROP TABLE shardmig.copied_chunk")
     with copying.task(USERS) as task, pytest.raises(ShardmigError, match=r"/south\S*: copying users to shard south"):
         copy_chunk(task)
+
+
+def test_two_workers_at_one_chunk_copy_it_once(copying: Copying) -> None:
+    """Pitfall 6: a worker that was taken for dead goes on, and the one that got its chunk waits for its commit."""
+    with copying.task(USERS) as task, local_executor(2) as workers:
+        with psycopg.connect(copying.urls["south"]) as lock:
+            lock.execute("LOCK TABLE users")
+            both = [workers.submit(copy_chunk, task) for _ in range(2)]
+            _wait_until(lambda: 2 == len(copying.ask("south", WAITING)))
+        assert [3, 3] == [each.result().rows for each in both]
+    assert {"north": 1, "south": 2} == copying.rows("users")
+
+
+def test_a_chunk_of_an_ended_epoch_is_refused(copying: Copying) -> None:
+    """A worker whose driver is gone may come hours later; nobody would correct what it writes beside the tail."""
+    with copying.task(USERS, epoch=1) as task:
+        for place in SHARDS:
+            with session(copying.urls[place], "test") as shard:
+                end_earlier_epochs(shard, 2)
+        with pytest.raises(RefusedError, match="epoch 1 of the copy has ended"):
+            copy_chunk(task)
+    assert {"north": 0, "south": 0} == copying.rows("users")
+
+
+def test_an_epoch_ends_only_after_the_chunks_in_hand(copying: Copying) -> None:
+    """What is not committed by then is refused, so nothing comes after the fence."""
+    with copying.task(USERS) as task, local_executor(1) as workers, session(copying.urls["south"], "test") as shard:
+        with psycopg.connect(copying.urls["south"]) as lock:
+            lock.execute("LOCK TABLE users")
+            late = workers.submit(copy_chunk, task)
+            _wait_until(lambda: copying.ask("south", WAITING))
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                shard.execute("SELECT FROM shardmig.copy_fence FOR UPDATE NOWAIT")
+        assert 3 == late.result().rows
+        end_earlier_epochs(shard, 2)
+
+
+def _wait_until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_S)

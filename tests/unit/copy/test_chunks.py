@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixia_shardmig.copy.chunks import can_use_binary, plan_chunks
-from fixia_shardmig.copy.worker import _split_binary, _split_text
+from fixia_shardmig.copy.worker import ChunkTask, ShardWrite, _split_binary, _split_text
 from fixia_shardmig.mapping.shard_map import Endpoint, OnShard, Reference, Rule, ShardMap, Skip
 from fixia_shardmig.model.names import TableName
 from tests.fixtures.fix_catalogs import catalog, column, table
@@ -119,3 +120,12 @@ def test_the_home_is_taken_off_a_binary_row(home: int, rest: bytes) -> None:
 def test_the_home_is_taken_off_a_text_row(home: int, rest: bytes) -> None:
     """Only the first tab separates; tabs within values are escaped by the server and stay."""
     assert (home, rest) == _split_text(str(home).encode() + b"\t" + rest)
+
+
+def test_a_task_shows_no_url() -> None:
+    """An executor may log a task, or show it on a page; passwords travel in it all the same."""
+    write = ShardWrite("one", "postgresql://u:s3cret@h/one", (), "COPY", ())
+    secret = "dbname=j password=s3cret"
+    task = ChunkTask(1, "t", 1, secret, "", "", "COPY", binary=True, routed=True, writes=(write,), pace_url=secret)
+    assert "s3cret" not in repr(task)
+    assert task == pickle.loads(pickle.dumps(task))  # noqa: S301  our own
