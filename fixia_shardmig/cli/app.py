@@ -223,6 +223,13 @@ def _limits(*, rate: float | None, max_load: int | None, **standbys: float | Non
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
 @click.option("--chunk-bytes", type=Size(), default="256MiB", show_default=True, help="Size of a chunk of a table.")
 @click.option(
+    "--chunk-time",
+    type=Duration(),
+    default="60s",
+    show_default=True,
+    help="Cut a chunk smaller when its turn comes, where it would take longer.",
+)
+@click.option(
     "--max-snapshot-age",
     type=Duration(),
     default="2h",
@@ -239,13 +246,14 @@ def _limits(*, rate: float | None, max_load: int | None, **standbys: float | Non
 @spool_options
 @throttle_options
 @command
-def copy(
+def copy(  # noqa: PLR0913  one for each option of the command
     session: Session,
     /,
     *,
     resume: bool,
     jobs: int,
     chunk_bytes: float,
+    chunk_time: float,
     max_snapshot_age: float,
     executor: str | None,
     spool: Path | None,
@@ -260,7 +268,7 @@ def copy(
 
     kept = SpoolOptions(spool, int(spool_bytes)) if spool else None
     limits = _limits(**throttle)
-    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age, kept, limits, executor)
+    options = CopyOptions(resume, jobs, int(chunk_bytes), max_snapshot_age, kept, limits, executor, chunk_time)
     result = run_copy(session.load(), options)
     text = (
         f"copied {result.rows:,} rows, {mib(result.bytes)} in {result.chunks} chunks"

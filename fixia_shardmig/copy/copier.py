@@ -53,7 +53,7 @@ def copy_chunks(
     jobs: int,
     journal: Journal,
     stop: Event,
-    on_done: Callable[[CopyTotals], None],
+    on_done: Callable[[CopyTotals, ChunkResult], None],
     pace: Callable[[], Pace],
 ) -> CopyTotals:
     """Run tasks until all are done or `stop` is set; chunks in flight are always finished and recorded.
@@ -78,7 +78,7 @@ def copy_chunks(
         for result, task, error in _ended(running):
             if result is not None:
                 _record(result, task, journal, totals)
-                on_done(totals)
+                on_done(totals, result)
             elif isinstance(error, GivenBackError):
                 given_back.append(task)
             else:

@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class ChunkResult:
     rows: int
     size_bytes: int
     rows_by_shard: dict[str, int]
+    seconds: float
 
 
 _sources: dict[tuple[str, str], Connection] = {}
@@ -174,6 +176,7 @@ def _close_sources(url: str) -> None:
 
 
 def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask, pacer: Pacer | None) -> ChunkResult:
+    began_s = time.monotonic()
     rows = size = paced = 0
     for message in _copy_out(source, task.copy_out):
         if task.binary:
@@ -199,7 +202,7 @@ def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask, pacer: Pacer 
                 sink.send(data)
     for sink in sinks:
         sink.commit()
-    return ChunkResult(task.chunk_id, rows, size, {sink.write.shard: sink.rows for sink in sinks})
+    return ChunkResult(task.chunk_id, rows, size, {s.write.shard: s.rows for s in sinks}, time.monotonic() - began_s)
 
 
 def _keep_pace(pacer: Pacer, size: int, sinks: list[_Sink]) -> None:

@@ -247,11 +247,26 @@ class Journal:
                 [(c.id, c.table.schema, c.table.name, c.first_page, c.end_page, c.size_bytes, c.keyed) for c in chunks],
             )
 
+    def replace_chunk(self, chunk: Chunk, pieces: Sequence[Chunk]) -> None:
+        """List a chunk's pieces in its place, the first under its own id. It must be as it was read, and not done."""
+        first, *rest = pieces
+        with self.connection.transaction():
+            changed = self.connection.execute(
+                "UPDATE shardmig.chunk SET end_page = %s, size_bytes = %s WHERE id = %s AND done_epoch IS NULL"
+                " AND first_page = %s AND end_page IS NOT DISTINCT FROM %s",
+                (first.end_page, first.size_bytes, chunk.id, chunk.first_page, chunk.end_page),
+            )
+            if changed.rowcount != 1:
+                raise RefusedError(f"chunk {chunk.id} is not as it was read", hint="shardmig copy --resume")
+            self.plan_chunks(rest)
+            place("copy.before_chunk_cut")
+        place("copy.chunk_cut")
+
     def chunks(self) -> list[Chunk]:
-        """Return all chunks, largest table first as they were planned."""
+        """Return all chunks, largest table first as they were planned, each table's in the order of its blocks."""
         rows = self.connection.execute(
             "SELECT id, schema_name, table_name, first_page, end_page, size_bytes, keyed, done_epoch, rows, bytes"
-            " FROM shardmig.chunk ORDER BY id"
+            " FROM shardmig.chunk ORDER BY min(id) OVER (PARTITION BY schema_name, table_name), first_page"
         ).fetchall()
         return [Chunk(row[0], TableName(row[1], row[2]), *row[3:]) for row in rows]
 

@@ -19,13 +19,13 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from fixia_shardmig.copy.chunks import CHUNK_BYTES, plan_chunks
+from fixia_shardmig.copy.chunks import CHUNK_BYTES, CHUNK_S_MAX, plan_chunks
 from fixia_shardmig.copy.copier import CopyTotals, OpenExecutor, copy_chunks, local_executor
 from fixia_shardmig.copy.fleet import fleet_executor, fleet_size
 from fixia_shardmig.copy.statements import chunk_task
-from fixia_shardmig.copy.worker import ChunkTask
+from fixia_shardmig.copy.worker import ChunkResult, ChunkTask
 from fixia_shardmig.journal.journal import Journal, end_earlier_epochs, prepare_shard, set_position
-from fixia_shardmig.journal.records import Chunk, Migration, SnapshotEpoch
+from fixia_shardmig.journal.records import Migration, SnapshotEpoch
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
@@ -36,6 +36,7 @@ from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
 from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot
+from fixia_shardmig.runner.chunk_queue import ChunkQueue
 from fixia_shardmig.runner.context import Context, new_migration, refuse_other_plan
 from fixia_shardmig.runner.planning import refuse_blockers
 from fixia_shardmig.runner.progress import Progress
@@ -64,6 +65,7 @@ class CopyOptions:
     limits: Limits = field(default_factory=Limits)
     scheduler: str | None = None
     """HOST:PORT of a Dask scheduler whose workers copy, instead of processes of this host."""
+    chunk_s_max: float = CHUNK_S_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,21 +294,22 @@ def _copy_epoch(
 ) -> CopyTotals:
     """Copy what is open under one snapshot, until it is done, too old, or a signal comes."""
     chunks = journal.chunks()
-    open_chunks = [chunk for chunk in chunks if chunk.done_epoch is None]
+    queue = ChunkQueue(journal, context.catalog, chunk_s_max=options.chunk_s_max)
     progress = Progress(
         context.say, "copy", total_bytes=sum(c.size_bytes for c in chunks), base=sum(c.bytes or 0 for c in chunks)
     )
     too_old = time.monotonic() + options.max_snapshot_age_s
 
-    def on_done(now: CopyTotals) -> None:
+    def on_done(now: CopyTotals, result: ChunkResult) -> None:
+        queue.done(result)
         watch.refuse_if_lost()
-        progress.tell(now.rows, now.bytes, f"{now.chunks}/{len(open_chunks)} chunks")
+        progress.tell(now.rows, now.bytes, f"{now.chunks}/{queue.total} chunks")
 
     with (
         session(context.shard_map.source.url, "quoting") as quoting,
         watching_slot(context, journal.get().slot) as watch,
     ):
-        tasks = _tasks(context, open_chunks, epoch, snapshot=snapshot, quoting=quoting, too_old=too_old)
+        tasks = _tasks(context, queue, epoch, snapshot=snapshot, quoting=quoting, too_old=too_old)
         totals = copy_chunks(
             tasks,
             executor=executor,
@@ -321,7 +324,7 @@ def _copy_epoch(
 
 
 def _tasks(
-    context: Context, chunks: list[Chunk], epoch: SnapshotEpoch, *, snapshot: str, quoting: Connection, too_old: float
+    context: Context, chunks: ChunkQueue, epoch: SnapshotEpoch, *, snapshot: str, quoting: Connection, too_old: float
 ) -> Iterator[ChunkTask]:
     for chunk in chunks:
         if time.monotonic() > too_old:

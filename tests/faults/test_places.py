@@ -15,6 +15,7 @@ from fixia_shardmig.schema.shard_schema import STAGES
 from tests.fixtures.fix_places import LiveShop, holding_position, places_in_the_code
 
 COPY = "copy --resume --jobs 2 --chunk-bytes 16KiB"
+CUTTING = "copy --resume --jobs 1 --chunk-bytes 48KiB --chunk-time 1ms"
 TAIL = "tail --until caught-up"
 VERIFY = "verify"
 
@@ -46,6 +47,11 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         (COPY, "copy.before_later_epoch"),
         (COPY, "copy.later_epoch_open"),
         (COPY, "copy.chunk_done:3"),
+    ],
+    "a driver dies while it cuts a chunk": [
+        (CUTTING, "copy.before_chunk_cut"),
+        (CUTTING, "copy.chunk_cut"),
+        (CUTTING, "copy.chunk_cut:2"),
     ],
     "a copy ends": [
         (COPY, "schema.before_commit.primary_keys:2"),

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixia_shardmig.copy.chunks import can_use_binary, plan_chunks
+from fixia_shardmig.copy.chunks import SPLIT_BYTES_MIN, Speed, can_use_binary, plan_chunks, split
 from fixia_shardmig.copy.worker import ChunkTask, ShardWrite, _split_binary, _split_text
+from fixia_shardmig.journal.records import Chunk
 from fixia_shardmig.mapping.shard_map import Endpoint, OnShard, Reference, Rule, ShardMap, Skip
 from fixia_shardmig.model.names import TableName
 from tests.fixtures.fix_catalogs import catalog, column, table
@@ -129,3 +130,57 @@ def test_a_task_shows_no_url() -> None:
     task = ChunkTask(1, "t", 1, secret, "", "", "COPY", binary=True, routed=True, writes=(write,), pace_url=secret)
     assert "s3cret" not in repr(task)
     assert task == pickle.loads(pickle.dumps(task))  # noqa: S301  our own
+
+
+def chunk(first: int, end: int | None, size: int, *, keyed: bool = True) -> Chunk:
+    """Return a chunk of a table t, with id 1."""
+    return Chunk(1, TableName("public", "t"), first, end, size, keyed)
+
+
+CHUNKS = st.builds(
+    lambda first, length, size: chunk(first, None if length is None else first + length, size),
+    st.integers(0, 2**32 - 2),
+    st.none() | st.integers(1, 2**20),
+    st.integers(0, 2**45),
+)
+
+
+@given(whole=CHUNKS, pages=st.integers(0, 2**32), sizes=st.lists(st.integers(0, 2**40), min_size=1, max_size=2))
+def test_pieces_are_the_range_of_their_chunk_exactly(whole: Chunk, pages: int, sizes: list[int]) -> None:
+    """Cut, and each piece cut again: no gap, no overlap, no empty piece, no id twice; an open end stays open."""
+    pieces = [whole]
+    for size_max in sizes:
+        before, pieces = pieces, []
+        for one in before:
+            next_id = max(each.id for each in (*before, *pieces)) + 1
+            pieces += split(one, pages=pages, size_max=size_max, next_id=next_id)
+    assert [whole.first_page, *(one.end_page for one in pieces[:-1])] == [one.first_page for one in pieces]
+    assert whole.end_page == pieces[-1].end_page
+    assert all(one.end_page is None or one.first_page < one.end_page for one in pieces)
+    assert len(pieces) == len({one.id for one in pieces})
+
+
+def test_a_piece_is_no_larger_than_was_asked_for() -> None:
+    """Where pages allow it; and not smaller than what is worth a transaction."""
+    pieces = split(chunk(10, 1010, 1000 * PAGE), pages=0, size_max=100 * PAGE, next_id=7)
+    assert [(1, 10, 110), (7, 110, 210)] == [(one.id, one.first_page, one.end_page) for one in pieces[:2]]
+    assert [100 * PAGE] * 10 == [one.size_bytes for one in pieces]
+    small = split(chunk(0, 4, 4 * PAGE), pages=0, size_max=1, next_id=7)
+    assert [SPLIT_BYTES_MIN] * 2 == [one.size_bytes for one in small]
+
+
+def test_a_chunk_without_a_key_is_never_cut_again() -> None:
+    """Pitfall 44: its table is read whole within one snapshot."""
+    whole = chunk(0, None, 2**40, keyed=False)
+    assert [whole] == split(whole, pages=2**20, size_max=1, next_id=2)
+
+
+def test_the_speed_is_that_of_the_last_chunks() -> None:
+    """Unknown before the first one; a server that slows down is followed."""
+    speed = Speed()
+    assert speed.bytes_within(60) is None
+    speed.add(1000, 1.0)
+    assert 60_000 == speed.bytes_within(60)
+    for _ in range(16):
+        speed.add(1000, 10.0)
+    assert 6000 == speed.bytes_within(60)
