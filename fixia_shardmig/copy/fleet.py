@@ -214,9 +214,6 @@ class Fleet(Executor):
     def _watch(self) -> None:
         alive_s = time.monotonic()
         while not self._ended.wait(POLL_S):
-            if self._client.status != "running":
-                self._fail_open(_gone())
-                continue
             with suppress(TemporaryError):
                 if _threads(self._client):
                     alive_s = time.monotonic()

@@ -258,8 +258,8 @@ class Journal:
             )
             if changed.rowcount != 1:
                 raise RefusedError(f"chunk {chunk.id} is not as it was read", hint="shardmig copy --resume")
-            self.plan_chunks(rest)
             place("copy.before_chunk_cut")
+            self.plan_chunks(rest)
         place("copy.chunk_cut")
 
     def chunks(self) -> list[Chunk]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import LiteralString
@@ -9,8 +10,12 @@ from typing import LiteralString
 import pytest
 
 from fixia_shardmig import __version__
+from fixia_shardmig.copy import fleet as fleet_module
+from fixia_shardmig.copy.fleet import fleet_executor
+from fixia_shardmig.copy.worker import ChunkTask, copy_chunk
+from fixia_shardmig.model.errors import TemporaryError
 from tests.fixtures.fix_faults import holding, waits_for_a_lock
-from tests.fixtures.fix_fleet import FleetOfWorkers
+from tests.fixtures.fix_fleet import LOOPBACK, FleetOfWorkers
 from tests.fixtures.fix_program import Running, Shop, password_of
 
 SESSIONS: LiteralString = (
@@ -58,6 +63,24 @@ def test_a_copy_goes_on_after_its_scheduler_was_killed(shop: Shop, fleet: FleetO
     fleet.start_worker()
     shop.run("copy", "--resume", *fleet.executor).expect(0)
     _nothing_lost(shop)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_fleet_that_is_no_longer_there_ends_the_wait(
+    scheduler: FleetOfWorkers, monkeypatch: pytest.MonkeyPatch, end: signal.Signals
+) -> None:
+    """Without a worker, or with a scheduler that has gone silent, a chunk would be waited for without end."""
+    monkeypatch.setattr(fleet_module, "NO_WORKER_S_MAX", 2.0)
+    monkeypatch.setattr(fleet_module, "ASK_S_MAX", 1.0)
+    worker = scheduler.start_worker()
+    with fleet_executor(f"{LOOPBACK}:{scheduler.port}") as executor:
+        (worker if end == signal.SIGKILL else scheduler.processes[0]).send_signal(end)
+        waited_for = executor.submit(
+            copy_chunk, ChunkTask(1, "t", 1, "", "", "", "", binary=True, routed=True, writes=())
+        )
+        error = waited_for.exception(timeout=30.0)
+    assert isinstance(error, TemporaryError)
+    assert "the Dask scheduler shows no worker any more" == error.message
 
 
 def test_ctrl_c_finishes_what_the_fleet_has_in_hand(shop: Shop, fleet: FleetOfWorkers) -> None:
