@@ -19,6 +19,7 @@ from psycopg import pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from fixia_shardmig.copy.pacing import BLOCK_BYTES, Pacer, pacer_of
+from fixia_shardmig.journal.journal import COPY_WRITER
 from fixia_shardmig.model.errors import RefusedError, TemporaryError, UnroutableError
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
@@ -363,7 +364,7 @@ class _Sink:
     def _kept_or_new(self) -> Connection:
         found = _targets.get(self.write.url)
         if found is None or not is_open(found):
-            found = connect(self.write.url, f"copy writer {self.write.shard}")
+            found = connect(self.write.url, f"{COPY_WRITER} {self.write.shard}")
             found.execute(
                 "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false)",
                 (self.task.search_path,),

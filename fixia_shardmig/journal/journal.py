@@ -24,6 +24,10 @@ from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar
 
 FORMAT = 1
+COPY_WRITER = "copy writer"
+"""What a worker's sessions on a shard are for; the shard's name follows."""
+
+TERMINATE_MS_MAX = 10_000
 FENCE_WAIT_S_MAX = 30
 """A chunk that an earlier run has in hand ends within this, or the next run is asked for."""
 
@@ -44,13 +48,26 @@ def prepare_shard(connection: Connection) -> None:
 
 
 def end_earlier_epochs(connection: Connection, epoch: int) -> None:
-    """Refuse chunks of snapshot epochs before this one on a shard, once those in hand are committed or gone.
+    """End what is left of a copy's writers on a shard, and refuse chunks of snapshot epochs before this one.
 
     A worker that lost its driver may still be at work: what it wrote after the tail began, nobody would correct.
     """
+    end_copy_writers(connection)
     with connection.transaction():
         connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{FENCE_WAIT_S_MAX}s",))
         connection.execute("UPDATE shardmig.copy_fence SET epoch_min = %s", (epoch,))
+
+
+def end_copy_writers(connection: Connection) -> None:
+    """End the sessions in which workers that nobody drives any more write to this shard; the driver's lock is ours.
+
+    A server notices a client that is gone only when it next reads from it, not while it waits for a table.
+    """
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND usename = current_user AND pid <> pg_backend_pid() AND starts_with(application_name, %s)",
+        (TERMINATE_MS_MAX, f"shardmig {COPY_WRITER}"),
+    )
 
 
 def drop_from(connection: Connection) -> None:

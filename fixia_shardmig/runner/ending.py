@@ -9,7 +9,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from fixia_shardmig.cutover.fence import FenceKind, fence_state, lift_fence
-from fixia_shardmig.journal.journal import Journal, drop_from
+from fixia_shardmig.journal.journal import Journal, drop_from, end_copy_writers
 from fixia_shardmig.model.errors import SAME_COMMAND, RefusedError, TemporaryError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.publications import drop_publication
@@ -100,6 +100,7 @@ def _clear_journal(context: Context, journal: Journal, *, drop_targets: bool) ->
 
 def _clear(context: Context, connection: Connection, name: str, *, drop_targets: bool) -> list[str]:
     removed = []
+    end_copy_writers(connection)
     with connection.transaction():
         if drop_targets:
             removed.append(f"{name}: {_drop_targets(context, connection)}")
