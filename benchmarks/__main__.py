@@ -1,4 +1,4 @@
-"""`python -m benchmarks [copy] [tail] [verify]`: measures and prints Markdown; with --out into a page as well.
+"""`python -m benchmarks [copy] [tail] [converge] [verify]`: measures and prints Markdown; with --out into a page, too.
 
 Exit code 0 when every contender took part, 1 when one could not, since then the table has a hole; the rest is measured.
 """
@@ -13,13 +13,13 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from benchmarks import copy, machine, markdown, pgcopydb, tail, verify
+from benchmarks import converge, copy, machine, markdown, pgcopydb, tail, verify
 from benchmarks.market import USERS, market
 from benchmarks.race import say
 from benchmarks.servers import Servers, servers
 from fixia_shardmig.model.errors import Exit, ShardmigError
 
-PARTS = ("copy", "tail", "verify")
+PARTS = ("copy", "tail", "converge", "verify")
 JOBS_MAX = 4
 """Of tables at a time; more than the machine has cores would only measure its scheduler."""
 
@@ -45,7 +45,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="copy|tail|verify", help="what to measure; all of it without")
+    parser.add_argument(
+        "parts", nargs="*", metavar="copy|tail|converge|verify", help="what to measure; all of it without"
+    )
     parser.add_argument("--size", choices=("small", "full"), default="full", help="small: to see that it runs")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds; the median counts")
     parser.add_argument(
@@ -75,6 +77,8 @@ def _sections(options: argparse.Namespace) -> Generator[tuple[str, str], None, N
     with servers(options.jobs) as both, ExitStack() as stack:
         if "tail" in options.parts:
             yield "tail", tail.measure(both, options.repeat, options.size)
+        if "converge" in options.parts:
+            yield "converge", converge.measure(both, options.size)
         if {"copy", "verify"} & set(options.parts):
             yield from _market_sections(both, options, stack)
 

@@ -59,11 +59,14 @@ class Written:
     end: LSN
 
 
-def seed(url: str, *, users: int) -> None:
-    """Make tables and procedures in an empty database, and so many users with a row each in the other tables."""
+def seed(url: str, *, users: int, workers: int = WORKERS) -> None:
+    """Make tables and procedures in an empty database, and users with a row each in the other tables.
+
+    So many users are shared out among `WORKERS`; more workers than these have as many each.
+    """
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(SQL_FILE.read_bytes())
-        for worker in range(WORKERS):
+        for worker in range(workers):
             connection.execute("CALL bench.seed(%s, %s)", (worker, users // WORKERS))
     vacuum(url)
 
@@ -71,7 +74,8 @@ def seed(url: str, *, users: int) -> None:
 def write(url: str, *, users: int, changes: int, moves: bool) -> Written:
     """Write the backlog with every session at once, then one last row that shows its end."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        for done in [pool.submit(_write, url, worker, users, changes, moves=moves) for worker in range(WORKERS)]:
+        each = users // WORKERS, changes // WORKERS
+        for done in [pool.submit(write_as, url, worker, *each, moves=moves) for worker in range(WORKERS)]:
             done.result()
     vacuum(url)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -82,10 +86,15 @@ def write(url: str, *, users: int, changes: int, moves: bool) -> Written:
         return Written(changes + 1, before, insert_lsn(connection))
 
 
-def _write(url: str, worker: int, users: int, changes: int, *, moves: bool) -> None:
+def write_as(
+    url: str, worker: int, users: int, changes: int, *, moves: bool = False, changes_per_s: float | None = None
+) -> None:
+    """Write one worker's changes over its own users, as fast as it goes or at a rate."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")  # only the writing is hurried; it is not what is measured
-        connection.execute("CALL bench.write(%s, %s, %s, %s)", (worker, users // WORKERS, changes // WORKERS, moves))
+        connection.execute(
+            "CALL bench.write(%s, %s, %s, %s, %s)", (worker, users, changes, moves, changes_per_s or 0.0)
+        )
 
 
 def digests(*urls: str) -> dict[str, tuple[int, int]]:

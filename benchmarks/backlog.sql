@@ -108,9 +108,11 @@ END;
 $$;
 
 -- So many changes in transactions of five: of twenty, twelve insert, six update, two delete. With `moves`, one of a hundred gives a
--- user another type, and with it another home to all that is the user's.
-CREATE PROCEDURE bench.write(worker int, seeded bigint, changes bigint, moves boolean) LANGUAGE plpgsql AS $$
+-- user another type, and with it another home to all that is the user's. With `changes_per_s` above 0 it keeps to that rate.
+CREATE PROCEDURE bench.write(worker int, seeded bigint, changes bigint, moves boolean, changes_per_s double precision)
+LANGUAGE plpgsql AS $$
 DECLARE
+    began_s double precision := extract(epoch FROM clock_timestamp());
     users_high bigint := seeded;
     services_high bigint := seeded;
     services_low bigint := 1;
@@ -169,6 +171,9 @@ BEGIN
         END CASE;
         IF i % 5 = 4 THEN
             COMMIT;
+            IF changes_per_s > 0 THEN
+                PERFORM pg_sleep(began_s + i / changes_per_s - extract(epoch FROM clock_timestamp()));
+            END IF;
         END IF;
     END LOOP;
 END;

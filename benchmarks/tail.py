@@ -104,13 +104,14 @@ def _waiting(servers: Servers, rounds: int, size: Size) -> Iterator[tuple[str, l
 def _round(servers: Servers, source_url: str, prefix: str, size: Size, stack: ExitStack) -> Round:
     settings, uses = ((OFF,), ()) if size.moves else ((OFF, ON), (DECODE, RECEIVE))
     return Round(
-        _migration(servers, source_url, prefix, stack),
+        waiting_migration(servers, source_url, prefix, stack),
         {setting: _subscription(servers, source_url, f"{prefix}_{setting}", setting, stack) for setting in settings},
         {use: (f"{prefix}_{use}", ours.make_slot(source_url, f"{prefix}_{use}")) for use in uses},
     )
 
 
-def _migration(servers: Servers, source_url: str, prefix: str, stack: ExitStack) -> ours.Migration:
+def waiting_migration(servers: Servers, source_url: str, prefix: str, stack: ExitStack) -> ours.Migration:
+    """Make a migration of the service that has caught up; nothing of it is left with the stack."""
     urls = stack.enter_context(ours.shard_databases(servers, prefix, backlog.SHARDS))
     mapping = servers.folder / f"{prefix}.yaml"
     mapping.write_text(backlog.MAPPING.format(name=prefix), "utf-8")
