@@ -318,18 +318,29 @@ def tail(
 @cli.command()
 @click.option("--table", "tables", multiple=True, metavar="TABLE", help="Only this table; may be given several times.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Scans at a time.")
+@click.option("--repair", is_flag=True, help="Put the named rows right, then compare again; no other tail may run.")
+@click.option("--dry-run", is_flag=True, help="With --repair: say what it would do, and change nothing.")
 @command
-def verify(session: Session, tables: tuple[str, ...], jobs: int) -> int:
+def verify(session: Session, tables: tuple[str, ...], jobs: int, *, repair: bool, dry_run: bool) -> int:
     """Compare both sides at one LSN while writes go on, and name each difference."""
+    from fixia_shardmig.runner.repairing import repair_now
     from fixia_shardmig.runner.verifying import verify_now
     from fixia_shardmig.verify.render import render_text
 
-    result = verify_now(session.load(), tables=tables, jobs=jobs)
+    if dry_run and not repair:
+        raise click.UsageError("--dry-run says what --repair would do: give both")
+    context = session.load()
+    if repair:
+        outcome = repair_now(context, tables=tables, jobs=jobs, dry_run=dry_run)
+        result, part, text = outcome.last, outcome.to_json(), outcome.text
+    else:
+        result = verify_now(context, tables=tables, jobs=jobs)
+        part, text = result.to_json(), functools.partial(render_text, result)
     session.result(
-        result.to_json(),
-        lambda: render_text(result),
+        part,
+        text,
         status="ok" if result.equal else "differences",
-        next_steps=("shardmig cutover --dry-run",) if result.equal else ("shardmig events",),
+        next_steps=("shardmig cutover --dry-run",) if result.equal else ("shardmig verify --repair --dry-run",),
     )
     return int(Exit.OK if result.equal else Exit.DIFFERENCES)
 

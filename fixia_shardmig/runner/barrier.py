@@ -52,34 +52,50 @@ def moment(context: Context, journal: Journal, check_tail: Callable[[], None]) -
         check_tail: From `tail_running`: raises when there is no tail to wait for any more.
     """
     with ExitStack() as stack:
-        barrier = journal.request_barrier("verify", BARRIER_S)
-        place("barrier.requested")
-        try:
-            _wait(context, check_tail, lambda: _flag(journal, barrier, "held"), otherwise="the tail does not answer")
-            began = time.monotonic()
-            lsn, source = _source_snapshot(context, stack)
-            journal.set_barrier(barrier, lsn)
-            place("barrier.set")
-            with session(context.shard_map.source.url, "barrier") as connection:
-                emit_marker(connection, MARKER_PREFIX, b"barrier")
-            _wait(
-                context,
-                check_tail,
-                lambda: _flag(journal, barrier, "reached"),
-                otherwise=f"the tail does not reach {lsn}",
-            )
+        with holding(context, journal, check_tail, stack) as held:
             shards = {
                 name: own_snapshot(endpoint.url, f"snapshot {name}", stack)
                 for name, endpoint in context.shard_map.shards.items()
             }
-        finally:
-            with suppress(psycopg.Error):  # a journal that is gone lets it expire, and must not hide why
-                place("barrier.before_release")
-                journal.release_barrier(barrier)
-                place("barrier.released")
-        held_ms = round((time.monotonic() - began) * 1000)
-        journal.event("barrier", lsn=str(lsn), held_ms=held_ms)
-        yield Moment(lsn, source, shards, held_ms)
+        held_ms = round((time.monotonic() - held.began) * 1000)
+        journal.event("barrier", lsn=str(held.lsn), held_ms=held_ms)
+        yield Moment(held.lsn, held.source, shards, held_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The source's snapshot at the LSN at which every shard stands now; `began` is when the tail was held."""
+
+    lsn: LSN
+    source: SnapshotRef
+    began: float
+
+
+@contextmanager
+def holding(context: Context, journal: Journal, check_tail: Callable[[], None], stack: ExitStack) -> Iterator[Held]:
+    """Have every shard stand at one LSN for as long as the block lasts; the source's snapshot lasts as the stack."""
+    barrier = journal.request_barrier("verify", BARRIER_S)
+    place("barrier.requested")
+    try:
+        _wait(context, check_tail, lambda: _flag(journal, barrier, "held"), otherwise="the tail does not answer")
+        began = time.monotonic()
+        lsn, source = _source_snapshot(context, stack)
+        journal.set_barrier(barrier, lsn)
+        place("barrier.set")
+        with session(context.shard_map.source.url, "barrier") as connection:
+            emit_marker(connection, MARKER_PREFIX, b"barrier")
+        _wait(
+            context,
+            check_tail,
+            lambda: _flag(journal, barrier, "reached"),
+            otherwise=f"the tail does not reach {lsn}",
+        )
+        yield Held(lsn, source, began)
+    finally:
+        with suppress(psycopg.Error):  # a journal that is gone lets it expire, and must not hide why
+            place("barrier.before_release")
+            journal.release_barrier(barrier)
+            place("barrier.released")
 
 
 def _flag(journal: Journal, barrier_id: int, name: str) -> bool:

@@ -327,13 +327,29 @@ def tail_running(context: Context, *, jobs: int = 2) -> Iterator[Callable[[], No
         if not journal.try_hold("driver"):
             yield _OthersTail(journal).check
             return
-        ours = _OwnTail(context, journal, jobs)
+        ours = OwnTail(context, journal, jobs)
         ours.start()
         try:
             yield ours.check
         except TemporaryError:
             ours.check()
             raise
+        finally:
+            ours.end()
+
+
+@contextmanager
+def tail_of_our_own(context: Context, *, jobs: int = 2) -> Iterator[OwnTail]:
+    """Run a tail that the block may end whenever it likes; nobody else can start one before the block is over.
+
+    Raises:
+        HeldError: Another process tails.
+    """
+    with context.journal() as journal, journal.holding("driver"):
+        ours = OwnTail(context, journal, jobs)
+        ours.start()
+        try:
+            yield ours
         finally:
             ours.end()
 
@@ -356,10 +372,11 @@ class _OthersTail:
             raise TemporaryError(f"the tail that was running has ended{reason}", hint=SAME_COMMAND)
 
 
-class _OwnTail(threading.Thread):
+class OwnTail(threading.Thread):
     """A tail in a thread of this process."""
 
     def __init__(self, context: Context, journal: Journal, jobs: int) -> None:
+        """Prepare it; `journal` is its own from `start` to its end, and holds the driver's lock."""
         super().__init__(name="tail", daemon=True)
         self._say = context.say
         self._context = Context(context.shard_map, context.catalog, stop=Event())
@@ -380,6 +397,20 @@ class _OwnTail(threading.Thread):
         """Raise what the tail failed with."""
         if self._failure is not None:
             raise self._failure
+
+    def end_for_good(self) -> None:
+        """End it and be sure of it: from now on nobody writes to the shards, and only this process may begin to."""
+        self.end()
+        if self.is_alive():
+            raise TemporaryError("the tail does not come to its end", hint=SAME_COMMAND)
+        self.check()
+
+    def check_alone(self) -> None:
+        """Raise TemporaryError when the lock that keeps other tails away is gone."""
+        try:
+            self._journal.holder("driver")
+        except psycopg.Error as error:
+            raise TemporaryError("the journal's session is lost, and its lock with it", hint=SAME_COMMAND) from error
 
     def end(self) -> None:
         """Let it finish its batch; a failure that nobody waited for is told, since the next tail will meet it too."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from fixia_shardmig.journal.journal import Journal
@@ -34,7 +35,14 @@ def verify_now(context: Context, *, tables: Collection[str] = (), jobs: int = 2)
         HeldError: Another operator's command works on the migration.
         TemporaryError: The barrier was not reached in time.
     """
-    chosen = _chosen(context, tables)
+    chosen = chosen_tables(context, tables)
+    with operating(context) as journal:
+        return verify_once(context, journal, tables=chosen, jobs=jobs)
+
+
+@contextmanager
+def operating(context: Context) -> Iterator[Journal]:
+    """Hold the migration for an operator's verify, in a phase in which the two sides are meant to be equal."""
     with context.journal() as journal, journal.holding("operator"):
         migration = journal.get()
         if migration.phase not in VERIFIABLE:
@@ -42,11 +50,16 @@ def verify_now(context: Context, *, tables: Collection[str] = (), jobs: int = 2)
                 f"in phase {migration.phase.value} the two sides are not meant to be equal", hint="shardmig status"
             )
         refuse_other_plan(context, migration, journal)
-        with tail_running(context) as check_tail, moment(context, journal, check_tail) as at:
-            context.say(f"comparing at {at.lsn}; the tail was held for {at.held_ms} ms")
-            result = compare(context, at, tables=chosen, jobs=jobs)
-        _record(journal, result, whole=chosen is None)
-        return result
+        yield journal
+
+
+def verify_once(context: Context, journal: Journal, *, tables: Collection[TableName] | None, jobs: int) -> VerifyResult:
+    """Compare at one LSN and record the outcome."""
+    with tail_running(context) as check_tail, moment(context, journal, check_tail) as at:
+        context.say(f"comparing at {at.lsn}; the tail was held for {at.held_ms} ms")
+        result = compare(context, at, tables=tables, jobs=jobs)
+    _record(journal, result, whole=tables is None)
+    return result
 
 
 def compare(context: Context, at: Moment, *, tables: Collection[TableName] | None, jobs: int) -> VerifyResult:
@@ -71,7 +84,8 @@ def compare(context: Context, at: Moment, *, tables: Collection[TableName] | Non
     )
 
 
-def _chosen(context: Context, tables: Collection[str]) -> frozenset[TableName] | None:
+def chosen_tables(context: Context, tables: Collection[str]) -> frozenset[TableName] | None:
+    """Return the tables that an operator has named, or None for all."""
     if not tables:
         return None
     names = frozenset(TableName.parse(table) for table in tables)

@@ -59,6 +59,7 @@ class Difference:
         columns: What differs, for `differing` and for a misplaced row that was also changed.
         home: Where the row belongs, for `misplaced` and `duplicated`.
         copies: How many equal rows, more than one only in a table without a key.
+        identity: The row's key texts; in a table without a key the text of its columns' hashes.
     """
 
     table: TableName
@@ -68,6 +69,7 @@ class Difference:
     columns: tuple[str, ...] = ()
     home: str = ""
     copies: int = 1
+    identity: tuple[str | None, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,8 @@ def differing_buckets(source: Digests, shards: Mapping[int, Digests]) -> frozens
 
 def compare_rows(names: Names, source: Iterable[Row], shards: Mapping[int, Iterable[Row]]) -> Iterator[Difference]:
     """Yield every difference among all rows of one bucket."""
-    expected: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    actual: dict[tuple[object, ...], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    expected: dict[tuple[str | None, ...], list[Row]] = defaultdict(list)
+    actual: dict[tuple[str | None, ...], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in source:
         expected[_identity(row)].append(row)
     for shard, rows in shards.items():
@@ -127,7 +129,7 @@ def compare_rows(names: Names, source: Iterable[Row], shards: Mapping[int, Itera
         yield from _one(names, expected.get(identity, []), actual.get(identity, {}))
 
 
-def _identity(row: Row) -> tuple[object, ...]:
+def _identity(row: Row) -> tuple[str | None, ...]:
     return row.key or (row.columns,)
 
 
@@ -193,4 +195,13 @@ def _named(
 ) -> Difference:
     key = dict(zip(names.key, row.key, strict=True)) if names.key else {"row": row.shown}
     belongs = "" if home is None else names.shards[home]
-    return Difference(names.table, names.shards[shard], key, kind, columns=columns, home=belongs, copies=copies)
+    return Difference(
+        names.table,
+        names.shards[shard],
+        key,
+        kind,
+        columns=columns,
+        home=belongs,
+        copies=copies,
+        identity=_identity(row),
+    )

@@ -87,27 +87,31 @@ def rows_query(layout: Layout, rows: HomeSql, buckets: Sequence[int]) -> sql.Com
     The key of a table without one is empty; its equal rows come once, counted. Without parameters: a column may be
     called `100%`, and psycopg reads % only in queries that have some.
     """
-    query = _keyed_rows if layout.key else _keyless_rows
     # one constant, so that the server looks a bucket up by hash and not along 65,536 numbers for every row
     wanted = sql.SQL("{}::int4[]").format(sql.Literal("{" + ",".join(map(str, buckets)) + "}"))
-    return query(layout, rows, wanted)
+    return chosen_rows_query(layout, rows, sql.SQL("{} = ANY({})").format(_bucket(layout), wanted))
 
 
-def _keyed_rows(layout: Layout, rows: HomeSql, buckets: sql.Composable) -> sql.Composed:
+def chosen_rows_query(layout: Layout, rows: HomeSql, chosen: sql.Composable) -> sql.Composed:
+    """Return the query for the same of the rows `t` for which a condition holds."""
+    return (_keyed_rows if layout.key else _keyless_rows)(layout, rows, chosen)
+
+
+def _keyed_rows(layout: Layout, rows: HomeSql, chosen: sql.Composable) -> sql.Composed:
     return sql.SQL(
         "SELECT {bucket} AS bucket, {home} AS home, {key} AS key, {columns} AS columns, 1::int8, ''"
-        " FROM {source} WHERE {bucket} = ANY({buckets}) ORDER BY 1"
+        " FROM {source} WHERE {chosen} ORDER BY 1"
     ).format(
         bucket=_bucket(layout),
         home=rows.number,
         key=texts_sql(layout.key),
         columns=column_hashes_sql(layout.fields, layout.form),
         source=rows.source,
-        buckets=buckets,
+        chosen=chosen,
     )
 
 
-def _keyless_rows(layout: Layout, rows: HomeSql, buckets: sql.Composable) -> sql.Composed:
+def _keyless_rows(layout: Layout, rows: HomeSql, chosen: sql.Composable) -> sql.Composed:
     shown = sql.SQL(", ").join(
         sql.SQL("{}, left({}, {})").format(sql.Literal(field.name), text_sql(field), sql.Literal(SHOWN_TEXT_MAX))
         for field in layout.fields
@@ -116,7 +120,7 @@ def _keyless_rows(layout: Layout, rows: HomeSql, buckets: sql.Composable) -> sql
         'SELECT bucket, home, ARRAY[]::text[], columns, count(*), min(shown COLLATE "C")'
         " FROM (SELECT {bucket} AS bucket, {home} AS home, {columns} AS columns,"
         " left(pg_catalog.json_build_object(VARIADIC ARRAY[{shown}]::text[])::text, {shown_max}) AS shown"
-        " FROM {source} WHERE {bucket} = ANY({buckets})) AS named GROUP BY 1, 2, 4 ORDER BY 1"
+        " FROM {source} WHERE {chosen}) AS named GROUP BY 1, 2, 4 ORDER BY 1"
     ).format(
         bucket=_bucket(layout),
         home=rows.number,
@@ -124,7 +128,7 @@ def _keyless_rows(layout: Layout, rows: HomeSql, buckets: sql.Composable) -> sql
         shown=shown,
         shown_max=sql.Literal(SHOWN_TEXT_MAX),
         source=rows.source,
-        buckets=buckets,
+        chosen=chosen,
     )
 
 

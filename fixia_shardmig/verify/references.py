@@ -129,7 +129,7 @@ def _present(
             catalog,
             column,
             sql.Identifier("p", column.name),
-            _as_type(sql.Identifier("wanted", name), own if own.type_builtin else column),
+            as_type(sql.Identifier("wanted", name), own if own.type_builtin else column),
         )
         for column, own, name in zip(columns, referring, names, strict=True)
     )
@@ -143,8 +143,8 @@ def _present(
     yield from connection.execute(query)
 
 
-def _as_type(value: sql.Composable, column: Column) -> sql.Composable:
-    """Cast to a column's type without its length: a cast to char(2) would cut a key, and find what is not there."""
+def as_type(value: sql.Composable, column: Column) -> sql.Composable:
+    """Cast a text to a column's type, not its length: a cast to char(2) would cut a key, and find what is not there."""
     if column.type_builtin:
         return sql.SQL("{}::{}").format(value, sql.Identifier("pg_catalog", column.base_type))
     type_text = sql.SQL(column.type_text)  # pyright: ignore[reportArgumentType]  # as the server's format_type wrote it

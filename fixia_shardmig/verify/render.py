@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fixia_shardmig.verify.comparison import NAMED_MAX, Difference
+from fixia_shardmig.verify.repair import RepairAction
 from fixia_shardmig.verify.result import ReferenceResult, VerifyResult
 
 SHOWN_MAX = 50
@@ -17,6 +18,26 @@ def render_text(result: VerifyResult) -> str:
     """Return the whole report, lines without a final newline."""
     lines = [*_tables(result), *_differences(result), *_references(result), *_readiness(result), "", _sentence(result)]
     return "\n".join(lines)
+
+
+def render_actions(actions: Sequence[RepairAction], *, dry_run: bool) -> str:
+    """Return what a repair did or would do, lines without a final newline."""
+    count = sum(action.copies for action in actions)
+    if not actions:
+        return "repair: nothing to do"
+    head = f"repair would do {_counted(count, 'thing')}:" if dry_run else f"repaired; {_counted(count, 'thing')} done:"
+    more = [f"… and {len(actions) - SHOWN_MAX:,} more rows"] if len(actions) > SHOWN_MAX else []
+    return "\n".join([head, *(f"  {action_text(action)}" for action in actions[:SHOWN_MAX]), *more])
+
+
+def action_text(action: RepairAction) -> str:
+    """Return one line: `insert on clients  services  id=4`."""
+    times = f"  {action.copies:,} times" if action.copies > 1 else ""
+    return f"{action.act} on {action.shard}  {action.table}  {_key(action.key)}{times}"
+
+
+def _key(key: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name}={'NULL' if text is None else text}" for name, text in key.items())
 
 
 def _sentence(result: VerifyResult) -> str:
@@ -76,8 +97,7 @@ def _differences(result: VerifyResult) -> Iterator[str]:
 
 
 def _difference(difference: Difference) -> str:
-    key = ", ".join(f"{name}={'NULL' if text is None else text}" for name, text in difference.key.items())
-    parts = [f"{_SIGNS[difference.kind]} {difference.shard}  {difference.table}  {key}"]
+    parts = [f"{_SIGNS[difference.kind]} {difference.shard}  {difference.table}  {_key(difference.key)}"]
     if difference.copies > 1:
         parts.append(f"{difference.copies:,} times")
     if difference.columns:

@@ -78,7 +78,7 @@ class SnapshotSessions:
 
         To be called when catalogs are read and nobody has a session: from now on type names may come without schema.
         """
-        self._search_path = ", ".join(map(_quoted, dict.fromkeys(["pg_catalog", *schemas])))
+        self._search_path = search_path(schemas)
         for connection in self._idle:
             connection.execute(_SET_PATH, (self._search_path,))
 
@@ -116,6 +116,11 @@ class SnapshotSessions:
         if isinstance(error, errors.UndefinedObject | errors.InvalidParameterValue) and "snapshot" in str(error):
             return RefusedError(f"{where}: the snapshot to compare at is gone", hint=f"run again: {NEXT_COMMAND}")
         return as_shardmig_error(error, self._ref.url, doing=f"{self._place}: {doing}", next_command=NEXT_COMMAND)
+
+
+def search_path(schemas: Iterable[str]) -> str:
+    """Return the search path in which operators are pg_catalog's first, then those of some schemas."""
+    return ", ".join(map(_quoted, dict.fromkeys(["pg_catalog", *schemas])))
 
 
 def _quoted(name: str) -> str:

@@ -133,6 +133,32 @@ def test_a_death_around_the_replay_of_a_torn_batch_loses_nothing(live_shop: Live
     assert (1 if place == "tail.before_replay" else 0) == events
 
 
+SWAP = "update users set kind = case kind when 'pro' then 'client' else 'pro' end"
+MANY_ORDERS = "insert into orders select n, 1 + n % 400, repeat('thing ', 100) from generate_series(100001, 103000) n"
+"""With them, a swap of all users moves rows that are twice as much as one part of a batch record takes."""
+
+
+def test_a_death_around_a_part_of_a_large_record_loses_nothing(live_shop: LiveShop) -> None:
+    """Pitfalls 3, 7: before its record is there a part means nothing; what is left of the last record does no harm."""
+    shop = live_shop.shop
+    shop.run("copy").expect(0)
+    shop.sql("source", MANY_ORDERS)
+    shop.sql("source", SWAP)
+    for place in ("tail.before_part", "tail.part_kept", "tail.before_part:2", "tail.recorded"):
+        live_shop.dies(TAIL, place)
+    assert shop.one("clients", "select count(*) from shardmig.batch_part") > 1
+    live_shop.dies(TAIL, "tail.before_parts_dropped")
+    assert shop.one("clients", "select count(*) from shardmig.batch_part") > 1
+    shop.sql("source", SWAP)
+    live_shop.dies(TAIL, "tail.parts_dropped")
+    assert shop.one("clients", "select count(*) from shardmig.batch_part") == 0
+    shop.sql("source", SWAP)
+    with holding_position(shop, "pros"):
+        live_shop.dies(TAIL, "tail.shard_committed")
+    live_shop.ends_well()
+    assert shop.one("clients", "select count(*) from shardmig.event where event = 'batch_replayed'") == 1
+
+
 def test_a_death_around_new_definitions_loses_nothing(live_shop: LiveShop) -> None:
     """A column comes on the source, then on the shards; the tail dies when it sees the one, and the other."""
     shop = live_shop.shop
@@ -143,6 +169,19 @@ def test_a_death_around_new_definitions_loses_nothing(live_shop: LiveShop) -> No
     for shard in ("pros", "clients"):
         shop.sql(shard, "alter table orders add column gift text default 'none'")
     live_shop.dies(TAIL, "tail.definitions_accepted")
+    live_shop.ends_well()
+
+
+def test_a_death_in_a_repair_leaves_only_what_the_next_one_puts_right(live_shop: LiveShop) -> None:
+    """Before any shard has its part, between the two, and after both: the source has every row all along."""
+    shop = live_shop.shop
+    shop.run("copy").expect(0)
+    shop.run("tail", "--until", "caught-up").expect(0)
+    for shard in ("pros", "clients"):
+        shop.sql(shard, "set session_replication_role = replica; delete from orders where id % 3 = 0")
+    for place in ("repair.before_commit.pros", "repair.before_commit.clients", "repair.committed"):
+        live_shop.dies("verify --repair", place)
+    shop.run("verify").expect(0)
     live_shop.ends_well()
 
 
