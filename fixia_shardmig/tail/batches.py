@@ -68,7 +68,7 @@ class Batches:
             skips=skips,
             definitions=definitions,
             sending=Sending(self._on_all, lambda shard: shard.start_flush(self._threads)),
-            overflow=Overflow(journal.write_batch_part, spool),
+            overflow=Overflow(self._keep_part, spool),
         )
 
     def close(self) -> None:
@@ -158,12 +158,19 @@ class Batches:
             place("tail.recorded")
             self._on_all(lambda shard: shard.commit(end, settled=everything))
             if self.router.decisions.part:
+                place("tail.before_parts_dropped")
                 self.journal.drop_batch_parts()
+                place("tail.parts_dropped")
         except psycopg.Error as error:
             raise self._explained(error) from error
         self.moved_rows += moved
         self._count_missed()
         self.locations.trim()
+
+    def _keep_part(self, number: int, content: bytes) -> None:
+        place("tail.before_part")
+        self.journal.write_batch_part(number, content)
+        place("tail.part_kept")
 
     def replay(self, batch: Sequence[Transaction], last: Decisions, end: LSN, *, settling: bool = False) -> None:
         """Apply a recorded batch, given its record's last part, to the shards that lack it; decides nothing."""
