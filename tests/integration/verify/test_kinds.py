@@ -161,7 +161,7 @@ def test_a_column_that_a_shard_lacks_is_refused(users: World) -> None:
 
 
 def test_a_definition_that_changed_since_the_plan_is_refused(users: World) -> None:
-    """The caller's catalog is older than the snapshot: a new column would not be compared."""
+    """Pitfall 30: a column with a default emits no rows, and by the plan's catalog it would not be compared."""
     with session(users.urls["source"], "test") as connection:
         planned = read_catalog(connection)
     users.everywhere("ALTER TABLE users ADD COLUMN added int")
