@@ -22,7 +22,7 @@ from fixia_shardmig.runner.ending import abort
 from fixia_shardmig.runner.planning import refuse_blockers
 from fixia_shardmig.runner.schemas import apply_schemas
 from fixia_shardmig.runner.tailing import tail
-from fixia_shardmig.runner.verifying import verify_now
+from fixia_shardmig.runner.verifying import VerifyOptions, verify_now
 
 READ_BYTES = 4 * 1024 * 1024
 WAIT_S = 0.1
@@ -110,7 +110,7 @@ def verify(migration: Migration, jobs: int) -> int:
     Raises:
         ShardmigError: They differ.
     """
-    result = verify_now(load(migration.mapping, env=migration.variables), jobs=jobs)
+    result = verify_now(load(migration.mapping, env=migration.variables), VerifyOptions(jobs=jobs))
     if not result.equal:
         raise ShardmigError(f"{result.differences_total} differences", hint="shardmig verify names them")
     return sum(table.source_rows for table in result.tables)

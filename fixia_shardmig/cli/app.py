@@ -17,6 +17,7 @@ from click import get_current_context
 from fixia_shardmig import __version__
 from fixia_shardmig.cli.params import Duration, ExecutorAddress, Size, Until
 from fixia_shardmig.cli.session import Session
+from fixia_shardmig.cli.verifying import run_verify, verify_options
 from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError, StoppedError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _wrapped(function: Callable[Concatenate[Session, P], int | None], *, orderly
     return run
 
 
-GOES_ON_WITH = {"copy": " --resume", "cutover": " --resume"}
+GOES_ON_WITH = {"copy": " --resume", "cutover": " --resume", "verify": " --resume"}
 """What a command that was interrupted wants to be called with."""
 
 
@@ -316,41 +317,29 @@ def tail(
 
 
 @cli.command()
-@click.option("--table", "tables", multiple=True, metavar="TABLE", help="Only this table; may be given several times.")
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Scans at a time.")
-@click.option("--repair", is_flag=True, help="Put the named rows right, then compare again; no other tail may run.")
-@click.option("--dry-run", is_flag=True, help="With --repair: say what it would do, and change nothing.")
+@verify_options
 @command
-def verify(session: Session, tables: tuple[str, ...], jobs: int, *, repair: bool, dry_run: bool) -> int:
+def verify(session: Session, /, **options: Any) -> int:  # noqa: ANN401  as `verify_options` names them
     """Compare both sides at one LSN while writes go on, and name each difference."""
-    from fixia_shardmig.runner.repairing import repair_now
-    from fixia_shardmig.runner.verifying import verify_now
-    from fixia_shardmig.verify.render import render_text
-
-    if dry_run and not repair:
-        raise click.UsageError("--dry-run says what --repair would do: give both")
-    context = session.load()
-    if repair:
-        outcome = repair_now(context, tables=tables, jobs=jobs, dry_run=dry_run)
-        result, part, text = outcome.last, outcome.to_json(), outcome.text
-    else:
-        result = verify_now(context, tables=tables, jobs=jobs)
-        part, text = result.to_json(), functools.partial(render_text, result)
-    session.result(
-        part,
-        text,
-        status="ok" if result.equal else "differences",
-        next_steps=("shardmig cutover --dry-run",) if result.equal else ("shardmig verify --repair --dry-run",),
-    )
-    return int(Exit.OK if result.equal else Exit.DIFFERENCES)
+    return run_verify(session, **options)
 
 
 @cli.command()
 @click.option("--until", type=click.Choice(["tail", "verify"]), default="verify", show_default=True)
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Parallel work.")
 @spool_options
+@throttle_options
 @command
-def run(session: Session, until: str, jobs: int, *, spool: Path | None, spool_bytes: float) -> int:
+def run(
+    session: Session,
+    /,
+    until: str,
+    jobs: int,
+    *,
+    spool: Path | None,
+    spool_bytes: float,
+    **throttle: Any,  # noqa: ANN401  as `throttle_options` names them
+) -> int:
     """Run the phases in one go, from wherever the migration stands, say how it went, then follow the source."""
     from fixia_shardmig.runner.spooling import SpoolOptions
     from fixia_shardmig.runner.story import Outcome, run_all
@@ -364,7 +353,8 @@ def run(session: Session, until: str, jobs: int, *, spool: Path | None, spool_by
         )
 
     kept = SpoolOptions(spool, int(spool_bytes)) if spool else None
-    outcome = run_all(session.load(), until=until, jobs=jobs, on_outcome=tell, spool=kept)
+    limits = _limits(**throttle)
+    outcome = run_all(session.load(), until=until, jobs=jobs, on_outcome=tell, spool=kept, limits=limits)
     return int(Exit.OK if outcome.equal else Exit.DIFFERENCES)
 
 

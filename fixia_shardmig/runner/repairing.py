@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from fixia_shardmig.model.errors import HeldError
 from fixia_shardmig.runner.barrier import holding
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.tailing import tail_of_our_own
-from fixia_shardmig.runner.verifying import chosen_tables, operating, verify_once
+from fixia_shardmig.runner.verifying import VerifyOptions, operating, verify_once
 from fixia_shardmig.verify.canonical import HashForm
 from fixia_shardmig.verify.comparison import Difference
 from fixia_shardmig.verify.render import action_text, render_actions, render_text
@@ -56,31 +56,28 @@ class RepairOutcome:
         return "\n\n".join((render_text(self.last), render_actions(self.actions, dry_run=self.dry_run)))
 
 
-def repair_now(
-    context: Context, *, tables: Collection[str] = (), jobs: int = 2, dry_run: bool = False
-) -> RepairOutcome:
+def repair_now(context: Context, options: VerifyOptions | None = None, *, dry_run: bool = False) -> RepairOutcome:
     """Compare both sides, put right the rows that were named, and compare again.
 
     Args:
         context: The migration.
-        tables: Only these, by their names in the mapping.
-        jobs: Scans at a time.
+        options: How to compare, before and afterwards.
         dry_run: Only say what would be done.
 
     Raises:
         HeldError: A tail of another process is at work.
         RefusedError: A row would not come right; nothing was written.
     """
-    chosen = chosen_tables(context, tables)
+    options = options or VerifyOptions()
     with operating(context) as journal:
         if not dry_run:
             _refuse_other_tail(journal)
-        before = verify_once(context, journal, tables=chosen, jobs=jobs)
+        before = verify_once(context, journal, options)
         if dry_run or not before.differences:
             return RepairOutcome(before, actions_for(before.differences), None, dry_run)
         context.say(f"putting right {len(before.differences):,} named rows of {before.differences_total:,}")
         actions = _repair(context, journal, before.differences, HashForm(before.hash_form))
-        after = verify_once(context, journal, tables=chosen, jobs=jobs)
+        after = verify_once(context, journal, replace(options, resume=False))
     return RepairOutcome(before, actions, after, dry_run)
 
 

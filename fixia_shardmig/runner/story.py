@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fixia_shardmig.model.throttle import Limits
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.copying import CopyOptions, CopyResult, copy
 from fixia_shardmig.runner.spooling import SpoolOptions
 from fixia_shardmig.runner.tailing import TailResult, tail
-from fixia_shardmig.runner.verifying import verify_now
+from fixia_shardmig.runner.verifying import VerifyOptions, verify_now
 from fixia_shardmig.verify.render import render_text
 from fixia_shardmig.verify.result import VerifyResult
 
@@ -51,19 +52,22 @@ def run_all(
     jobs: int,
     on_outcome: Callable[[Outcome], None],
     spool: SpoolOptions | None = None,
+    limits: Limits | None = None,
 ) -> Outcome:
     """Copy or go on copying, catch up, verify if asked; tell the outcome; then follow the source until stopped.
 
-    Differences end it: what follows a wrong copy is of no use.
+    Differences end it: what follows a wrong copy is of no use. The limits hold for copy and tail; verify's own tail
+    is what somebody waits for, and goes at full speed.
     """
-    copied = copy(context, CopyOptions(resume=_has_begun(context), jobs=jobs, spool=spool))
+    limits = limits or Limits()
+    copied = copy(context, CopyOptions(resume=_has_begun(context), jobs=jobs, spool=spool, limits=limits))
     kept = spool.directory if spool else None
-    tailed = tail(context, caught_up=True, jobs=jobs, spool=kept)
+    tailed = tail(context, caught_up=True, jobs=jobs, spool=kept, limits=limits)
     context.refuse_if_stopped("tailing", "shardmig run")
-    outcome = Outcome(copied, tailed, verify_now(context, jobs=jobs) if until == UNTIL_VERIFY else None)
+    outcome = Outcome(copied, tailed, verify_now(context, VerifyOptions(jobs=jobs)) if until == UNTIL_VERIFY else None)
     on_outcome(outcome)
     if outcome.equal:
-        tail(context, jobs=jobs, spool=kept)
+        tail(context, jobs=jobs, spool=kept, limits=limits)
     return outcome
 
 

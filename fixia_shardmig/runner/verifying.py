@@ -3,41 +3,88 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from fixia_shardmig.journal.journal import Journal
-from fixia_shardmig.model.errors import MappingError, RefusedError
+from fixia_shardmig.journal.passes import Pass, open_pass
+from fixia_shardmig.model.errors import HeldError, MappingError, RefusedError, StoppedError, TemporaryError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.runner.barrier import Moment, moment
 from fixia_shardmig.runner.context import Context, refuse_other_plan
-from fixia_shardmig.runner.progress import EVERY_S
+from fixia_shardmig.runner.progress import Progress
 from fixia_shardmig.runner.tailing import tail_running
-from fixia_shardmig.verify.result import VerifyResult
-from fixia_shardmig.verify.verification import Progress, verify
+from fixia_shardmig.verify.result import TableResult, VerifyResult, joined
+from fixia_shardmig.verify.scans import Pacing
+from fixia_shardmig.verify.scans import Progress as Scan
+from fixia_shardmig.verify.verification import verify
 
 VERIFIABLE = frozenset({Phase.TAILING, Phase.VERIFIED})
 
+MOMENTS_MAX = 10_000
+"""Moments of one pass. Each compares a table at least, and no database has so many."""
 
-def verify_now(context: Context, *, tables: Collection[str] = (), jobs: int = 2) -> VerifyResult:
-    """Compare both sides at one LSN while writes go on, with another process's tail or one of our own.
+LOOK_EVERY_S = 1.0
 
-    Args:
-        context: The migration.
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """How to compare.
+
+    Attributes:
         tables: Only these, by their names in the mapping; then the phase stays as it is.
         jobs: Scans at a time.
+        rate_bytes_per_s: Over all of them; None without a limit.
+        max_snapshot_age_s: After this time no table is begun under the same snapshots; the rest has another LSN.
+        resume: Go on with a pass that was ended, leaving out what it found equal.
+    """
+
+    tables: Collection[str] = ()
+    jobs: int = 2
+    rate_bytes_per_s: int | None = None
+    max_snapshot_age_s: float | None = None
+    resume: bool = False
+
+
+def verify_now(context: Context, options: VerifyOptions | None = None) -> VerifyResult:
+    """Compare both sides, each table at one LSN, while writes go on, with another process's tail or one of our own.
 
     Raises:
         RefusedError: It is too early or too late for it.
         HeldError: Another operator's command works on the migration.
         TemporaryError: The barrier was not reached in time.
     """
-    chosen = chosen_tables(context, tables)
+    options = options or VerifyOptions()
     with operating(context) as journal:
-        return verify_once(context, journal, tables=chosen, jobs=jobs)
+        return verify_once(context, journal, options)
+
+
+def verify_every(
+    context: Context, options: VerifyOptions, every_s: float, on_result: Callable[[VerifyResult], object]
+) -> VerifyResult | None:
+    """Verify again and again until told to stop, and return what was found last.
+
+    A round that could not be completed is said and followed by the next one; the tail runs on between the rounds.
+    """
+    last: VerifyResult | None = None
+    with tail_running(context) as check_tail:
+        while not context.stop.is_set():
+            due = time.monotonic() + every_s
+            try:
+                last = verify_now(context, options)
+                on_result(last)
+            except (TemporaryError, HeldError) as error:
+                context.say(f"this round could not be completed: {error.message}")
+            except StoppedError:
+                break
+            while time.monotonic() < due and not context.stop.wait(min(LOOK_EVERY_S, every_s)):
+                check_tail()
+    return last
 
 
 @contextmanager
@@ -53,23 +100,81 @@ def operating(context: Context) -> Iterator[Journal]:
         yield journal
 
 
-def verify_once(context: Context, journal: Journal, *, tables: Collection[TableName] | None, jobs: int) -> VerifyResult:
-    """Compare at one LSN and record the outcome."""
-    with tail_running(context) as check_tail, moment(context, journal, check_tail) as at:
-        context.say(f"comparing at {at.lsn}; the tail was held for {at.held_ms} ms")
-        result = compare(context, at, tables=tables, jobs=jobs)
-    _record(journal, result, whole=tables is None)
+def verify_once(context: Context, journal: Journal, options: VerifyOptions) -> VerifyResult:
+    """Compare in one pass, at as many moments as it takes, and record the outcome."""
+    chosen = chosen_tables(context, options.tables)
+    compared = context.shard_map.moved() if chosen is None else chosen
+    what = {
+        "tables": map(str, compared),
+        "mapping": context.shard_map.fingerprint(),
+        "catalog": context.catalog.fingerprint(compared),
+    }
+    kept = open_pass(journal, what, resume=options.resume)
+    known = _by_table([TableResult.from_json(part) for results in kept.kept for part in results])
+    if known:
+        context.say(f"going on with a pass that has found {len(known)} of {len(compared)} tables equal")
+    parts: list[VerifyResult] = []
+    while not parts or parts[-1].left:
+        if len(parts) == MOMENTS_MAX:
+            raise RefusedError(f"{MOMENTS_MAX} moments were not enough", hint="raise --max-snapshot-age")
+        parts.append(_at_a_moment(context, journal, options, kept, known))
+        known = _by_table(parts[-1].tables)
+    result = joined(parts)
+    kept.forget()
+    _record(journal, result, began_at=kept.began_at, whole=chosen is None)
     return result
 
 
-def compare(context: Context, at: Moment, *, tables: Collection[TableName] | None, jobs: int) -> VerifyResult:
-    """Compare the snapshots of a moment."""
-    told = [time.monotonic()]
+def _by_table(results: Iterable[TableResult]) -> dict[TableName, tuple[TableResult, ...]]:
+    found: dict[TableName, tuple[TableResult, ...]] = {}
+    for result in results:
+        found[result.table] = (*found.get(result.table, ()), result)
+    return found
 
-    def tell(progress: Progress) -> None:
-        if time.monotonic() - told[0] >= EVERY_S:
-            told[0] = time.monotonic()
-            context.say(f"verify: {progress.done}/{progress.total} scans, {progress.table} on {progress.side}")
+
+def _at_a_moment(
+    context: Context,
+    journal: Journal,
+    options: VerifyOptions,
+    kept: Pass,
+    known: Mapping[TableName, tuple[TableResult, ...]],
+) -> VerifyResult:
+    """Compare what is not known yet at one LSN, for as long as its snapshots may get old."""
+
+    def keep(results: tuple[TableResult, ...]) -> None:
+        if all(result.equal for result in results):
+            kept.keep(results[0].table, [result.to_json() for result in results])
+        else:
+            kept.forget()
+
+    with tail_running(context) as check_tail, moment(context, journal, check_tail) as at:
+        context.say(f"comparing at {at.lsn}; the tail was held for {at.held_ms} ms")
+        age_s = options.max_snapshot_age_s
+        return compare(
+            context,
+            at,
+            tables=chosen_tables(context, options.tables),
+            jobs=options.jobs,
+            kept=known,
+            pacing=Pacing(options.rate_bytes_per_s, None if age_s is None else time.monotonic() + age_s),
+            on_compared=keep,
+        )
+
+
+def compare(
+    context: Context,
+    at: Moment,
+    *,
+    tables: Collection[TableName] | None,
+    **options: Any,  # noqa: ANN401  as `verify` names them
+) -> VerifyResult:
+    """Compare the snapshots of a moment; the other options are those of `verify`."""
+    told: list[Progress] = []
+
+    def tell(scan: Scan) -> None:
+        if not told:
+            told.append(Progress(context.say, "verify", total_bytes=scan.total_bytes))
+        told[0].tell(scan.rows, scan.size_bytes, f"{scan.done}/{scan.total} scans, {scan.table} on {scan.side}")
 
     return verify(
         context.shard_map,
@@ -77,10 +182,10 @@ def compare(context: Context, at: Moment, *, tables: Collection[TableName] | Non
         source=at.source,
         shards=at.shards,
         at_lsn=at.lsn,
-        jobs=jobs,
         tables=tables,
         on_progress=tell,
         stop=context.stop,
+        **options,
     )
 
 
@@ -98,9 +203,10 @@ def chosen_tables(context: Context, tables: Collection[str]) -> frozenset[TableN
     return names
 
 
-def _record(journal: Journal, result: VerifyResult, *, whole: bool) -> None:
+def _record(journal: Journal, result: VerifyResult, *, began_at: datetime, whole: bool) -> None:
+    """Record the outcome. A pass over several runs is as old as its beginning."""
     evidence = {
-        "verified_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verified_at": began_at.astimezone(UTC).isoformat(timespec="seconds"),
         "verified_lsn": str(result.at_lsn),
         "verified_equal": result.equal,
         "differences": result.differences_total,

@@ -101,6 +101,19 @@ class Differences:
         return sum(self.counts.values())
 
 
+def combined(left: Digests, right: Digests) -> Digests:
+    """Return the digests of two parts of a table taken together."""
+    whole = dict(left)
+    for place, other in right.items():
+        known = whole.get(place)
+        whole[place] = other if known is None else _sum(known, other)
+    return whole
+
+
+def _sum(one: Digest, other: Digest) -> Digest:
+    return Digest(one.count + other.count, one.sum + other.sum, one.xor ^ other.xor)
+
+
 def expected_on(shard: int, source: Digests) -> dict[int, Digest]:
     """Return the source's digests by bucket as one shard should show them."""
     return {bucket: digest for (home, bucket), digest in source.items() if home in (shard, EVERY_SHARD)}

@@ -137,12 +137,14 @@ class _Homes:
     def _by_sql(self, name: TableName, rule: SplitBySql) -> HomeSql:
         """Evaluate the expression where nothing but the table is in scope, so that its bare names mean its columns.
 
+        The row's place comes along, for whoever reads the table in ranges.
+
         The line break after it ends a comment that it may end with.
         """
         table, value = self._catalog.tables[name], SPLIT_VALUE
         while table.column(value):
             value += "'"
-        inner = sql.SQL("(SELECT *, ({}\n) AS {} FROM {}) AS t").format(
+        inner = sql.SQL("(SELECT *, ctid, ({}\n) AS {} FROM {}) AS t").format(
             sql.SQL(rule.expression),  # pyright: ignore[reportArgumentType]  # the operator's own, from the mapping file
             sql.Identifier(value),
             relation(table),

@@ -53,6 +53,14 @@ class Layout:
     form: HashForm
 
 
+@dataclass(frozen=True, slots=True)
+class PageRange:
+    """Blocks of a table's heap, or of each partition's; without `end` all that follow."""
+
+    first: int
+    end: int | None
+
+
 def buckets_for(table: Table, leaves: tuple[Table, ...]) -> int:
     """Return a power of two of buckets, from the statistics or, without them, from the size."""
     size_bytes = sum(leaf.size_bytes for leaf in leaves)
@@ -67,18 +75,26 @@ def on_shard(table: Table, number: int) -> HomeSql:
     return HomeSql(sql.SQL("{} AS t").format(relation(table)), sql.SQL("{}::int4").format(sql.Literal(number)))
 
 
-def digest_query(layout: Layout, rows: HomeSql) -> sql.Composed:
-    """Return the query for (home, bucket, count, sum, xor), one row for each pair that occurs."""
+def digest_query(layout: Layout, rows: HomeSql, pages: PageRange | None = None) -> sql.Composed:
+    """Return the query for (home, bucket, count, sum, xor) of some blocks or all, one row for each pair that occurs."""
     return sql.SQL(
         "SELECT home, bucket, count(*), sum(hash), bit_xor(hash)"
-        " FROM (SELECT {home} AS home, {bucket} AS bucket, {hash} AS hash FROM {source} OFFSET 0) AS hashed"
+        " FROM (SELECT {home} AS home, {bucket} AS bucket, {hash} AS hash FROM {source}{within} OFFSET 0) AS hashed"
         " GROUP BY home, bucket"
     ).format(
         home=rows.number,
         bucket=_bucket(layout),
         hash=row_hash_sql(layout.fields, layout.form),
         source=rows.source,
+        within=sql.SQL("") if pages is None else _within(pages),
     )
+
+
+def _within(pages: PageRange) -> sql.Composable:
+    begin = sql.SQL(" WHERE t.ctid >= {}::tid").format(sql.Literal(f"({pages.first},0)"))
+    if pages.end is None:
+        return begin
+    return sql.SQL("{} AND t.ctid < {}::tid").format(begin, sql.Literal(f"({pages.end},0)"))
 
 
 def rows_query(layout: Layout, rows: HomeSql, buckets: Sequence[int]) -> sql.Composed:

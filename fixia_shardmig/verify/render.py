@@ -48,9 +48,11 @@ def _sentence(result: VerifyResult) -> str:
     dangling = sum(not reference.equal for reference in result.references)
     if dangling:
         found += f", {_counted(dangling, 'reference')} with another number of dangling rows"
+    first, last = result.lsn_range
+    moments = f"LSN {first}" if first == last else f"LSNs from {first} to {last}"
     return (
         f"compared every column of {rows:,} rows in {_counted(tables, 'table')} on {_counted(shards, 'shard')} with "
-        f"the source at LSN {result.at_lsn} by {result.hash_form} in {result.seconds:.1f} s: {found}"
+        f"the source at {moments} by {result.hash_form} in {result.seconds:.1f} s: {found}"
     )
 
 

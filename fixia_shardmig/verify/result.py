@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
@@ -14,7 +15,8 @@ from fixia_shardmig.verify.comparison import Difference
 class TableResult:
     """One table on one shard. `source_rows` counts the source's rows whose home that shard is.
 
-    `differences` counts by kind, named or not; `seconds` is the time of all scans of the table, on every side.
+    `differences` counts by kind, named or not; `seconds` is the time of all scans of the table, on every side;
+    `at_lsn` is the moment that was compared, of which a pass may have several.
     """
 
     table: TableName
@@ -24,6 +26,26 @@ class TableResult:
     equal: bool
     differences: Mapping[str, int]
     seconds: float
+    at_lsn: LSN
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the JSON has it, and as the journal keeps it."""
+        return {
+            "table": str(self.table),
+            "shard": self.shard,
+            "source_rows": self.source_rows,
+            "target_rows": self.target_rows,
+            "equal": self.equal,
+            "differences": dict(self.differences),
+            "seconds": round(self.seconds, 3),
+            "at_lsn": str(self.at_lsn),
+        }
+
+    @classmethod
+    def from_json(cls, part: Mapping[str, Any]) -> TableResult:
+        """Return what `to_json` wrote."""
+        names: dict[str, Any] = {"table": TableName.parse(part["table"]), "at_lsn": LSN.parse(part["at_lsn"])}
+        return cls(**(dict(part) | names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,7 @@ class VerifyResult:
         hash_form: How rows were hashed, `hashtextextended` or `sha256`.
         differences: The named ones, at most `comparison.NAMED_MAX` a table; `differences_total` counts all.
         objects: Only where something is missing.
+        left: Tables that were not begun in time.
     """
 
     at_lsn: LSN
@@ -95,6 +118,13 @@ class VerifyResult:
     sequences: tuple[SequenceResult, ...]
     objects: tuple[ObjectResult, ...]
     seconds: float
+    left: frozenset[TableName] = frozenset()
+
+    @property
+    def lsn_range(self) -> tuple[LSN, LSN]:
+        """Return the lowest and the highest LSN at which a table was compared."""
+        lsns = [self.at_lsn, *(table.at_lsn for table in self.tables)]
+        return min(lsns), max(lsns)
 
     @property
     def equal(self) -> bool:
@@ -104,10 +134,10 @@ class VerifyResult:
     def to_json(self) -> dict[str, object]:
         """Return verify's own part of the JSON; the command adds the part that all commands share."""
         return {
-            "at_lsn": str(self.at_lsn),
+            "at_lsn": str(self.lsn_range[0]),
             "equal": self.equal,
             "hash": self.hash_form,
-            "tables": [_table(table) for table in self.tables],
+            "tables": [table.to_json() for table in self.tables],
             "differences": [_difference(difference) for difference in self.differences],
             "differences_total": self.differences_total,
             "references": [_reference(reference) for reference in self.references],
@@ -117,16 +147,16 @@ class VerifyResult:
         }
 
 
-def _table(table: TableResult) -> dict[str, object]:
-    return {
-        "table": str(table.table),
-        "shard": table.shard,
-        "source_rows": table.source_rows,
-        "target_rows": table.target_rows,
-        "equal": table.equal,
-        "differences": dict(table.differences),
-        "seconds": round(table.seconds, 3),
-    }
+def joined(parts: Sequence[VerifyResult]) -> VerifyResult:
+    """Return what a pass has found at several moments; each part's tables have those of the parts before."""
+    last = parts[-1]
+    return replace(
+        last,
+        at_lsn=min(part.at_lsn for part in parts),
+        differences=tuple(difference for part in parts for difference in part.differences),
+        differences_total=sum(part.differences_total for part in parts),
+        seconds=sum(part.seconds for part in parts),
+    )
 
 
 def _difference(difference: Difference) -> dict[str, object]:

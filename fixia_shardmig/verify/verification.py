@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from psycopg.rows import TupleRow
 
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
-from fixia_shardmig.model.errors import ShardmigError, UnroutableError
+from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.catalog import read_catalog
@@ -31,18 +29,14 @@ from fixia_shardmig.postgres.sessions import scalar
 from fixia_shardmig.verify.canonical import PROBE, HashForm
 from fixia_shardmig.verify.comparison import (
     Differences,
-    Digest,
-    Digests,
     Names,
     Row,
     compare_rows,
-    differing_buckets,
-    expected_on,
 )
 from fixia_shardmig.verify.homes import HomeSql, home_sql
 from fixia_shardmig.verify.layouts import check_definitions, chosen_tables, layout_of
 from fixia_shardmig.verify.objects import compare_objects, compare_sequences
-from fixia_shardmig.verify.queries import Layout, digest_query, on_shard, rows_query
+from fixia_shardmig.verify.queries import Layout, on_shard, rows_query
 from fixia_shardmig.verify.references import (
     ReferencePath,
     count_dangling,
@@ -50,46 +44,19 @@ from fixia_shardmig.verify.references import (
     reference_paths,
 )
 from fixia_shardmig.verify.result import ReferenceResult, SequenceResult, TableResult, VerifyResult
+from fixia_shardmig.verify.scans import Pacing, Progress, Scanned, Scans, Side
 from fixia_shardmig.verify.snapshots import SnapshotRef, SnapshotSessions
 from fixia_shardmig.verify.workers import Workers
 
 SOURCE = "source"
+
+FULL_SPEED = Pacing()
 
 BUCKET_ROWS_MAX = 1_000_000
 """Rows of one bucket held at once, on all sides together: about 500 MB. Only statistics that are far off lead there."""
 
 FETCH_ROWS = 5_000
 """Rows of differing buckets fetched at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One scan came to its end: the `done`-th of `total`, of a table on a side (`source` or a shard)."""
-
-    done: int
-    total: int
-    table: TableName
-    side: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One database: its number among the shards (None for the source), its sessions and its catalog."""
-
-    name: str
-    number: int | None
-    sessions: SnapshotSessions
-    catalog: Catalog
-
-
-@dataclass(frozen=True, slots=True)
-class _Scanned:
-    """One table on all sides: its digests by side name, and how long the scans took in all."""
-
-    layout: Layout
-    digests: Mapping[str, Digests]
-    seconds: float
 
 
 def verify(  # noqa: PLR0913  one call with names is clearer than an object of options
@@ -101,7 +68,10 @@ def verify(  # noqa: PLR0913  one call with names is clearer than an object of o
     at_lsn: LSN,
     jobs: int = 2,
     tables: Collection[TableName] | None = None,
+    kept: Mapping[TableName, tuple[TableResult, ...]] | None = None,
+    pacing: Pacing = FULL_SPEED,
     on_progress: Callable[[Progress], None] | None = None,
+    on_compared: Callable[[tuple[TableResult, ...]], None] | None = None,
     stop: threading.Event | None = None,
 ) -> VerifyResult:
     """Compare the source with the shards.
@@ -114,7 +84,10 @@ def verify(  # noqa: PLR0913  one call with names is clearer than an object of o
         at_lsn: The moment that is compared; only reported.
         jobs: Scans at a time, over all servers.
         tables: Only these, for a second look; else all that are moved.
+        kept: What was found of tables earlier in the same pass; they are not read again.
+        pacing: How fast tables are read, and until when one is begun; what was not begun is `left` in the result.
         on_progress: Told after each scan, from the scanning thread.
+        on_compared: Told of each table as soon as its digests are compared, from one thread at a time.
         stop: Set it to end early with StoppedError.
 
     Raises:
@@ -133,8 +106,9 @@ def verify(  # noqa: PLR0913  one call with names is clearer than an object of o
         check_definitions(catalog, sides[SOURCE].catalog, chosen)
         for side in sides.values():
             side.sessions.look_in(schema for _, _, schema in side.catalog.extensions)
-        comparison = _Comparison(shard_map, sides, workers, on_progress or (lambda _: None))
-        return comparison.run(chosen, at_lsn, started)
+        comparison = _Comparison(shard_map, sides, workers, at_lsn)
+        comparison.listen(on_progress, on_compared)
+        return comparison.run(chosen, kept or {}, pacing, started)
 
 
 def _cancel(sessions: Iterable[SnapshotSessions]) -> None:
@@ -142,7 +116,7 @@ def _cancel(sessions: Iterable[SnapshotSessions]) -> None:
         pool.cancel()
 
 
-def _sides(sessions: Mapping[str, SnapshotSessions], workers: Workers) -> dict[str, _Side]:
+def _sides(sessions: Mapping[str, SnapshotSessions], workers: Workers) -> dict[str, Side]:
     """Read every side's catalog inside its snapshot."""
 
     def read(pool: SnapshotSessions) -> Catalog:
@@ -152,7 +126,7 @@ def _sides(sessions: Mapping[str, SnapshotSessions], workers: Workers) -> dict[s
     catalogs = workers.run([partial(read, pool) for pool in sessions.values()])
     numbers = [None, *range(len(sessions) - 1)]
     return {
-        name: _Side(name, number, sessions[name], catalog)
+        name: Side(name, number, sessions[name], catalog)
         for name, number, catalog in zip(sessions, numbers, catalogs, strict=True)
     }
 
@@ -160,44 +134,55 @@ def _sides(sessions: Mapping[str, SnapshotSessions], workers: Workers) -> dict[s
 class _Comparison:
     """One run over all sides."""
 
-    def __init__(
-        self,
-        shard_map: ShardMap,
-        sides: Mapping[str, _Side],
-        workers: Workers,
-        on_progress: Callable[[Progress], None],
-    ) -> None:
+    def __init__(self, shard_map: ShardMap, sides: Mapping[str, Side], workers: Workers, at_lsn: LSN) -> None:
         self._shard_map = shard_map
         self._source = sides[SOURCE]
         self._shards = {name: side for name, side in sides.items() if name != SOURCE}
         self._shard_catalogs = {name: side.catalog for name, side in self._shards.items()}
         self._workers = workers
-        self._on_progress = on_progress
-        self._lock = threading.Lock()
-        self._done = 0
+        self._at_lsn = at_lsn
+        self._on_progress: Callable[[Progress], None] = lambda _: None
+        self._on_compared: Callable[[tuple[TableResult, ...]], None] = lambda _: None
 
-    def run(self, tables: frozenset[TableName], at_lsn: LSN, started: float) -> VerifyResult:
+    def listen(
+        self,
+        on_progress: Callable[[Progress], None] | None,
+        on_compared: Callable[[tuple[TableResult, ...]], None] | None,
+    ) -> None:
+        """Tell somebody how it goes."""
+        self._on_progress = on_progress or self._on_progress
+        self._on_compared = on_compared or self._on_compared
+
+    def run(
+        self,
+        tables: frozenset[TableName],
+        kept: Mapping[TableName, tuple[TableResult, ...]],
+        pacing: Pacing,
+        started: float,
+    ) -> VerifyResult:
         """Scan, tell differing rows apart, count references, look at sequences and names."""
         form = self._hash_form()
         layouts = [
             layout_of(name, self._shard_map, self._source.catalog, self._shard_catalogs, form)
-            for name in self._largest_first(tables)
+            for name in self._largest_first(tables - kept.keys())
         ]
-        scanned = self._scan(layouts)
+        scanned = self._scan(layouts, pacing)
         tasks = [partial(self._differences, table) for table in scanned]
         differences = dict(zip((table.layout.table for table in scanned), self._workers.run(tasks), strict=True))
-        references = self._references(tables, {name for name, found in differences.items() if not found.total})
-        sequences = self._workers.run([partial(self._sequences, tables)])[0]
+        left = tables - kept.keys() - differences.keys()
+        equal = {name for name, found in differences.items() if not found.total}
+        now = tuple(entry for table in scanned for entry in self._table_results(table, differences[table.layout.table]))
         return VerifyResult(
-            at_lsn=at_lsn,
+            at_lsn=self._at_lsn,
             hash_form=form.value,
-            tables=tuple(entry for table in scanned for entry in self._table_results(table, differences)),
+            tables=(*(entry for entries in kept.values() for entry in entries), *now),
             differences=tuple(one for _, found in sorted(differences.items()) for one in found.named),
             differences_total=sum(found.total for found in differences.values()),
-            references=references,
-            sequences=sequences,
+            references=() if left else self._references(tables, equal),
+            sequences=() if left else self._workers.run([partial(self._sequences, tables)])[0],
             objects=tuple(compare_objects(self._shard_map, self._source.catalog, self._shard_catalogs, tables)),
             seconds=time.monotonic() - started,
+            left=frozenset(left),
         )
 
     def _sequences(self, tables: frozenset[TableName]) -> tuple[SequenceResult, ...]:
@@ -210,7 +195,7 @@ class _Comparison:
         if len({side.catalog.encoding for side in sides}) > 1:
             return HashForm.STABLE
 
-        def ask(side: _Side) -> object:
+        def ask(side: Side) -> object:
             with side.sessions.session("asking for sample hashes") as connection:
                 return scalar(connection, PROBE)
 
@@ -221,61 +206,40 @@ class _Comparison:
         catalog = self._source.catalog
         return sorted(tables, key=lambda name: (-sum(leaf.size_bytes for leaf in catalog.leaves(name)), name))
 
-    def _sides_of(self, table: TableName) -> list[_Side]:
+    def _sides_of(self, table: TableName) -> list[Side]:
         """Return every side that has a table, also shards on which none of its rows should be."""
         return [side for side in (self._source, *self._shards.values()) if table in side.catalog.tables]
 
-    def _rows_on(self, side: _Side, table: TableName) -> HomeSql:
+    def _rows_on(self, side: Side, table: TableName) -> HomeSql:
         if side.number is None:
             return home_sql(self._shard_map, side.catalog, table)
         return on_shard(side.catalog.tables[table], side.number)
 
     # --- scans ---
 
-    def _scan(self, layouts: list[Layout]) -> list[_Scanned]:
-        work = [(layout, side) for layout in layouts for side in self._sides_of(layout.table)]
-        results = self._workers.run([partial(self._digest, layout, side, len(work)) for layout, side in work])
-        digests: dict[TableName, dict[str, Digests]] = defaultdict(dict)
-        seconds: dict[TableName, float] = defaultdict(float)
-        for (layout, side), (found, took) in zip(work, results, strict=True):
-            digests[layout.table][side.name] = found
-            seconds[layout.table] += took
-        return [_Scanned(layout, digests[layout.table], seconds[layout.table]) for layout in layouts]
+    def _scan(self, layouts: list[Layout], pacing: Pacing) -> list[Scanned]:
+        scans = Scans(
+            self._workers,
+            rows_on=self._rows_on,
+            pacing=pacing,
+            on_progress=self._on_progress,
+            on_scanned=self._tell_compared,
+        )
+        return scans.run([(layout, self._sides_of(layout.table)) for layout in layouts])
 
-    def _digest(self, layout: Layout, side: _Side, total: int) -> tuple[Digests, float]:
-        started = time.monotonic()
-        query = digest_query(layout, self._rows_on(side, layout.table))
-        with side.sessions.session(f"reading {layout.table}") as connection:
-            rows = connection.execute(query).fetchall()
-        homeless = sum(count for home, _, count, _, _ in rows if home is None)
-        if homeless:
-            raise UnroutableError(
-                f"{layout.table}: {homeless} rows of the source have no home under the mapping",
-                hint=f"add `otherwise: <shard>` or the missing value to {layout.table}, then run: shardmig plan",
-            )
-        seconds = time.monotonic() - started
-        with self._lock:
-            self._done += 1
-            self._on_progress(Progress(self._done, total, layout.table, side.name, seconds))
-        return {(home, bucket): Digest(count, total_, xor) for home, bucket, count, total_, xor in rows}, seconds
+    def _tell_compared(self, scanned: Scanned) -> None:
+        self._on_compared(tuple(self._table_results(scanned, Differences())))
 
     # --- rows ---
 
-    def _by_shard(self, scanned: _Scanned) -> dict[int, Digests]:
-        return {
-            side.number: scanned.digests[side.name]
-            for side in self._shards.values()
-            if side.number is not None and side.name in scanned.digests
-        }
-
-    def _differences(self, scanned: _Scanned) -> Differences:
+    def _differences(self, scanned: Scanned) -> Differences:
         """Read the buckets that differ, all sides side by side in the order of buckets, and compare their rows."""
         found = Differences()
         layout = scanned.layout
-        buckets = sorted(differing_buckets(scanned.digests[SOURCE], self._by_shard(scanned)))
+        buckets = list(scanned.buckets)
         if not buckets:
             return found
-        _check_size(scanned, buckets)
+        _check_size(scanned)
         with ExitStack() as stack:
             readers = {
                 side.number: stack.enter_context(self._reader(layout, side, buckets))
@@ -296,7 +260,7 @@ class _Comparison:
         return found
 
     @contextmanager
-    def _reader(self, layout: Layout, side: _Side, buckets: list[int]) -> Iterator[_BucketReader]:
+    def _reader(self, layout: Layout, side: Side, buckets: list[int]) -> Iterator[_BucketReader]:
         query = rows_query(layout, self._rows_on(side, layout.table), buckets)
         with (
             side.sessions.session(f"reading differing rows of {layout.table}") as connection,
@@ -314,23 +278,19 @@ class _Comparison:
             self._shard_map.shard_names,
         )
 
-    def _table_results(self, scanned: _Scanned, differences: Mapping[TableName, Differences]) -> Iterator[TableResult]:
-        name = scanned.layout.table
-        for number, digests in self._by_shard(scanned).items():
+    def _table_results(self, scanned: Scanned, differences: Differences) -> Iterator[TableResult]:
+        for number, (source_rows, target_rows, equal) in scanned.rows.items():
             shard = self._shard_map.shard_names[number]
-            expected = expected_on(number, scanned.digests[SOURCE])
-            actual = {bucket: digest for (_, bucket), digest in digests.items()}
-            counts: dict[str, int] = {
-                kind: count for (where, kind), count in differences[name].counts.items() if where == shard
-            }
+            counts: dict[str, int] = {kind: n for (where, kind), n in differences.counts.items() if where == shard}
             yield TableResult(
-                table=name,
+                table=scanned.layout.table,
                 shard=shard,
-                source_rows=sum(digest.count for digest in expected.values()),
-                target_rows=sum(digest.count for digest in actual.values()),
-                equal=expected == actual,
+                source_rows=source_rows,
+                target_rows=target_rows,
+                equal=equal,
                 differences=counts,
                 seconds=scanned.seconds,
+                at_lsn=self._at_lsn,
             )
 
     # --- references ---
@@ -366,15 +326,10 @@ class _BucketReader:
         return taken
 
 
-def _check_size(scanned: _Scanned, buckets: list[int]) -> None:
+def _check_size(scanned: Scanned) -> None:
     """Refuse a bucket that would not fit into memory. Equal rows of a table without a key are read as one."""
-    rows: dict[int, int] = defaultdict(int)
-    for digests in scanned.digests.values():
-        for (_, bucket), digest in digests.items():
-            rows[bucket] += digest.count
-    largest = max(rows[bucket] for bucket in buckets)
-    if scanned.layout.key and largest > BUCKET_ROWS_MAX:
+    if scanned.layout.key and scanned.bucket_rows_max > BUCKET_ROWS_MAX:
         raise ShardmigError(
-            f"{scanned.layout.table} differs, and {largest} rows are too many to tell apart at once",
+            f"{scanned.layout.table} differs, and {scanned.bucket_rows_max} rows are too many to tell apart at once",
             hint=f"ANALYZE {scanned.layout.table} on the source, then run: shardmig verify",
         )

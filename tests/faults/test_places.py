@@ -102,6 +102,8 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         (VERIFY, "barrier.reached"),
         (VERIFY, "barrier.before_release"),
         (VERIFY, "barrier.released"),
+        (VERIFY, "verify.kept"),
+        ("verify --resume", "verify.kept:2"),
         (VERIFY, "verify.recorded"),
         (VERIFY, "journal.before_advance.verified"),
         (VERIFY, "journal.advanced.verified"),

@@ -22,8 +22,9 @@ from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.sessions import session
 from fixia_shardmig.verify.render import render_text
+from fixia_shardmig.verify.scans import Progress
 from fixia_shardmig.verify.snapshots import SnapshotRef
-from fixia_shardmig.verify.verification import Progress, verify
+from fixia_shardmig.verify.verification import verify
 from tests.integration.verify.conftest import AT, SHARDS, World
 
 HOMES = {"professional": "professionals", "client": "clients"}

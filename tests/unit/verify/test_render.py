@@ -11,13 +11,16 @@ from fixia_shardmig.verify.render import SHOWN_MAX, render_text
 from fixia_shardmig.verify.result import ObjectResult, ReferenceResult, SequenceResult, TableResult, VerifyResult
 
 T = TableName.parse("users")
+AT = LSN.parse("1/2A")
 
 
 def _result(*differences: Difference, total: int | None = None, dangling: tuple[int, int] = (0, 0)) -> VerifyResult:
     return VerifyResult(
-        at_lsn=LSN.parse("1/2A"),
+        at_lsn=AT,
         hash_form="hashtextextended",
-        tables=(TableResult(T, "clients", 12_345, 12_344, equal=not differences, differences={}, seconds=1.25),),
+        tables=(
+            TableResult(T, "clients", 12_345, 12_344, equal=not differences, differences={}, seconds=1.25, at_lsn=AT),
+        ),
         differences=differences,
         differences_total=len(differences) if total is None else total,
         references=(ReferenceResult(T, ("boss",), T, "", *dangling, implied=False),),

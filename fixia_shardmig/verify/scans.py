@@ -1,0 +1,231 @@
+"""Scans every table once a side into digests, in block ranges, several at a time, and compares a table when all is in.
+
+Small tables are one range. A large one is several: they are read by several workers, a rate can be kept between them,
+and what has been read of it can be told. Their digests add up to the table's. What a table's digests were is forgotten
+once they are compared, so that memory is that of the tables in hand.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import UnroutableError
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.model.throttle import Bucket
+from fixia_shardmig.verify.comparison import Digest, Digests, combined, differing_buckets, expected_on
+from fixia_shardmig.verify.homes import HomeSql
+from fixia_shardmig.verify.queries import Layout, PageRange, digest_query
+from fixia_shardmig.verify.snapshots import SnapshotSessions
+from fixia_shardmig.verify.workers import POLL_S, Workers
+
+RANGE_BYTES = 1 << 30
+"""Of a table read in one query. A join that finds the rows' homes is made anew for each."""
+
+RANGE_BYTES_MIN = 8 << 20
+RANGE_S = 2.0
+"""With a rate, a range is what may be read in this time, but not less than the bytes above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One range came to its end: the `done`-th of `total`, of a table on a side (`source` or a shard).
+
+    `rows` and `size_bytes` are those of all ranges so far, `total_bytes` is what there is to read in all.
+    """
+
+    done: int
+    total: int
+    table: TableName
+    side: str
+    rows: int
+    size_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One database: its number among the shards (None for the source), its sessions and its catalog."""
+
+    name: str
+    number: int | None
+    sessions: SnapshotSessions
+    catalog: Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """How a comparison is held back: bytes a second over all workers, and after when no table is begun any more."""
+
+    rate_bytes_per_s: int | None = None
+    until_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """One table, read on all sides and compared by digests.
+
+    Attributes:
+        rows: By a shard's number the source's rows whose home it is, its own rows, and whether the digests are equal.
+        buckets: Those that differ, in order; `bucket_rows_max` is how many rows the largest of them has on all sides.
+        seconds: The time of all its scans.
+    """
+
+    layout: Layout
+    rows: Mapping[int, tuple[int, int, bool]]
+    buckets: tuple[int, ...]
+    bucket_rows_max: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One range of one table on one side."""
+
+    layout: Layout
+    side: Side
+    pages: PageRange | None
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What has come in of one table."""
+
+    left: int
+    digests: dict[int | None, Digests] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Scans:
+    """All scans of one comparison."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        *,
+        rows_on: Callable[[Side, TableName], HomeSql],
+        pacing: Pacing,
+        on_progress: Callable[[Progress], None],
+        on_scanned: Callable[[Scanned], None],
+    ) -> None:
+        """Read nothing yet. `on_scanned` is told of each table as soon as it is through, from one thread at a time."""
+        self._workers = workers
+        self._rows_on = rows_on
+        self._pacing = pacing
+        self._on_progress = on_progress
+        self._on_scanned = on_scanned
+        self._lock = threading.Lock()
+        self._bucket = Bucket(time.monotonic(), pacing.rate_bytes_per_s)
+        self._reading: dict[TableName, _Reading] = {}
+        self._begun: set[TableName] = set()
+        self._done = self._rows = self._bytes = self._total_bytes = 0
+
+    def run(self, work: Sequence[tuple[Layout, Sequence[Side]]]) -> list[Scanned]:
+        """Read tables, each on its sides, and return those that were begun in time, in their order."""
+        parts = [part for layout, sides in work for side in sides for part in self._parts(layout, side)]
+        for part in parts:
+            self._reading.setdefault(part.layout.table, _Reading(0)).left += 1
+        self._total_bytes = sum(part.size_bytes for part in parts)
+        found = self._workers.run([partial(self._read, part, len(parts)) for part in parts])
+        return [scanned for scanned in found if scanned]
+
+    def _parts(self, layout: Layout, side: Side) -> list[_Part]:
+        leaves = side.catalog.leaves(layout.table)
+        size_bytes, pages = sum(leaf.size_bytes for leaf in leaves), max((leaf.pages for leaf in leaves), default=0)
+        rate = self._pacing.rate_bytes_per_s
+        wanted = RANGE_BYTES if rate is None else min(max(int(rate * RANGE_S), RANGE_BYTES_MIN), RANGE_BYTES)
+        count = min(-(-size_bytes // wanted), pages)
+        if count <= 1:
+            return [_Part(layout, side, None, size_bytes)]
+        starts = [pages * number // count for number in range(count)]
+        ends = [*starts[1:], None]
+        ranges = [PageRange(first, end) for first, end in zip(starts, ends, strict=True)]
+        return [_Part(layout, side, pages, size_bytes // count) for pages in ranges]
+
+    def _read(self, part: _Part, total: int) -> Scanned | None:
+        """Read one range; returns its table once all of it is read."""
+        table, side = part.layout.table, part.side
+        if self._is_late(table):
+            return None
+        self._wait(part.size_bytes)
+        started = time.monotonic()
+        query = digest_query(part.layout, self._rows_on(side, table), part.pages)
+        with side.sessions.session(f"reading {table}") as connection:
+            rows = connection.execute(query).fetchall()
+        homeless = sum(count for home, _, count, _, _ in rows if home is None)
+        if homeless:
+            raise UnroutableError(
+                f"{table}: {homeless} rows of the source have no home under the mapping",
+                hint=f"add `otherwise: <shard>` or the missing value to {table}, then run: shardmig plan",
+            )
+        digests = {(home, bucket): Digest(count, total_, xor) for home, bucket, count, total_, xor in rows}
+        seconds = time.monotonic() - started
+        with self._lock:
+            self._done += 1
+            self._rows += sum(digest.count for digest in digests.values())
+            self._bytes += part.size_bytes
+            told = (self._done, total, table, side.name, self._rows, self._bytes, self._total_bytes)
+            self._on_progress(Progress(*told))
+            return self._take(part, digests, seconds)
+
+    def _take(self, part: _Part, digests: Digests, seconds: float) -> Scanned | None:
+        reading = self._reading[part.layout.table]
+        known = reading.digests.get(part.side.number)
+        reading.digests[part.side.number] = combined(known, digests) if known else digests
+        reading.seconds += seconds
+        reading.left -= 1
+        if reading.left:
+            return None
+        del self._reading[part.layout.table]
+        scanned = _compared(part.layout, reading)
+        self._on_scanned(scanned)
+        return scanned
+
+    def _is_late(self, table: TableName) -> bool:
+        """Whether a table is not begun any more; the first one always is, so that there is an end to it."""
+        with self._lock:
+            late = self._pacing.until_s is not None and time.monotonic() > self._pacing.until_s
+            if table not in self._begun and late and self._begun:
+                return True
+            self._begun.add(table)
+            return False
+
+    def _wait(self, size_bytes: int) -> None:
+        """Wait until what was read so far is paid for, then take this range's bytes on credit."""
+        while True:
+            self._workers.check()
+            with self._lock:
+                now_s = time.monotonic()
+                wait_s = self._bucket.wait_s(now_s)
+                if wait_s <= 0:
+                    self._bucket.spend(now_s, size_bytes)
+                    return
+            time.sleep(min(wait_s, POLL_S))
+
+
+def _compared(layout: Layout, reading: _Reading) -> Scanned:
+    """Hold each shard's digests against the source's."""
+    source = reading.digests[None]
+    shards = {number: digests for number, digests in reading.digests.items() if number is not None}
+    rows: dict[int, tuple[int, int, bool]] = {}
+    for number, digests in shards.items():
+        expected = expected_on(number, source)
+        actual = {bucket: digest for (_, bucket), digest in digests.items()}
+        rows[number] = (_count(expected), _count(actual), expected == actual)
+    buckets = differing_buckets(source, shards)
+    largest: dict[int, int] = defaultdict(int)
+    for digests in reading.digests.values() if buckets else ():
+        for (_, bucket), digest in digests.items():
+            largest[bucket] += digest.count
+    most = max((largest[bucket] for bucket in buckets), default=0)
+    return Scanned(layout, rows, tuple(sorted(buckets)), most, reading.seconds)
+
+
+def _count(digests: Mapping[int, Digest]) -> int:
+    return sum(digest.count for digest in digests.values())

@@ -1,0 +1,206 @@
+"""A pass can be slowed down, cut into ranges and moments, ended and gone on with, and begun again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from fixia_shardmig.journal.passes import Pass
+from fixia_shardmig.mapping.shard_map import Follows, OnShard, Path, Rule, SplitByColumn, SplitBySql
+from fixia_shardmig.model.errors import StoppedError
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.runner.context import Context, load
+from fixia_shardmig.runner.verifying import VerifyOptions, verify_every, verify_now
+from fixia_shardmig.verify import scans
+from fixia_shardmig.verify.render import render_text
+from fixia_shardmig.verify.result import VerifyResult
+from fixia_shardmig.verify.scans import Pacing, Progress
+from tests.fixtures.fix_migrations import Migration
+from tests.integration.verify.conftest import World
+
+TABLES = """
+big: {split_by: kind, homes: {n: north, s: south}, otherwise: west}
+small: {reference: true}
+tiny: {shard: south}
+"""
+DDL = """
+CREATE TABLE big (id int PRIMARY KEY, kind text, filler text);
+CREATE TABLE small (id int PRIMARY KEY, v text);
+CREATE TABLE tiny (id int PRIMARY KEY, v text);
+INSERT INTO big SELECT n, (ARRAY['n', 's', 'w'])[n % 3 + 1], repeat('x', 500) FROM generate_series(1, 600) n;
+INSERT INTO small SELECT n, repeat('y', 200) FROM generate_series(1, 100) n;
+INSERT INTO tiny VALUES (1, 'z');
+"""
+SIZES = ("big", "small", "tiny")
+"""The tables in the order in which they are compared."""
+
+
+@pytest.fixture
+def copied(migration_of: Callable[..., Migration]) -> Migration:
+    """Give a migration whose shards hold every row."""
+    return migration_of(TABLES, DDL).copy()
+
+
+@pytest.fixture
+def telling(copied: Migration) -> tuple[Context, list[str]]:
+    """Give its context and the list of what is said."""
+    said: list[str] = []
+    return load(copied.mapping, env={}, say=said.append), said
+
+
+def test_a_table_read_in_ranges_is_as_one_read_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfalls 31 and 56: ranges of the heap, of each partition, and under a rule's SQL add up to the table."""
+    parts = "FOR VALUES FROM"
+    world.everywhere(
+        "CREATE TABLE users (id int PRIMARY KEY, kind text, filler text);"
+        "CREATE TABLE things (id int PRIMARY KEY, owner int, filler text);"
+        "CREATE TABLE odd (id int PRIMARY KEY, filler text);"
+        "CREATE TABLE log (id int, filler text) PARTITION BY RANGE (id);"
+        f"CREATE TABLE log_1 PARTITION OF log {parts} (0) TO (300);"
+        f"CREATE TABLE log_2 PARTITION OF log {parts} (300) TO (MAXVALUE)"
+    )
+    filled = "repeat('x', 300) FROM generate_series(1, 400) n"
+    where = {"professionals": "n % 2 = 0", "clients": "n % 2 = 1", "source": "true"}
+    for side, condition in where.items():
+        kind = "CASE n % 2 WHEN 0 THEN 'p' ELSE 'c' END"
+        world.run(side, f"INSERT INTO users SELECT n, {kind}, {filled} WHERE {condition}")
+        world.run(side, f"INSERT INTO things SELECT n, n, {filled} WHERE {condition}")
+        world.run(side, f"INSERT INTO odd SELECT n, {filled} WHERE {condition}")
+        world.run(side, f"INSERT INTO log SELECT n, {filled} WHERE {side != 'professionals'}")
+    users = TableName.parse("users")
+    expression = "CASE id % 2 WHEN 0 THEN 'professionals' ELSE 'clients' END"
+    rules: dict[str, Rule] = {
+        "users": SplitByColumn("kind", {"p": "professionals", "c": "clients"}),
+        "things": Follows((Path(("owner",), users, ("id",), declared=False),)),
+        "odd": SplitBySql(expression, ("id",), {}),
+        "log": OnShard("clients"),
+    }
+    whole: list[Progress] = []
+    at_once = world.compare(rules, on_progress=whole.append)
+    monkeypatch.setattr(scans, "RANGE_BYTES", 16 * 1024)
+    ranges: list[Progress] = []
+    in_ranges = world.compare(rules, on_progress=ranges.append, jobs=3)
+    assert at_once.equal
+    assert in_ranges.equal
+    assert whole[-1].total < 20 < ranges[-1].total
+    assert (whole[-1].rows, whole[-1].total_bytes) == (ranges[-1].rows, whole[-1].size_bytes)
+    for table in ("users", "things", "odd", "log"):
+        world.run("clients", f"UPDATE {table} SET filler = '' WHERE id IN (7, 399)")
+    expected = sorted(
+        ("differing", "clients", name, (key,), ("filler",)) for name in rules for key in ("399", "7") if name != "log"
+    )
+    assert expected == [found for found in world.differences(rules) if found[2] != "log"]
+    assert 4 == sum(found[2] == "log" for found in world.differences(rules))
+
+
+def test_a_rate_is_kept_over_all_workers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been read is waited for before the next range begins; a clock that only moves by waiting says so."""
+    clock = SimpleNamespace(now=0.0)
+    fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda s: setattr(clock, "now", clock.now + s))
+    monkeypatch.setattr(scans, "time", fake)
+    monkeypatch.setattr(scans, "RANGE_BYTES_MIN", 8 * 1024)
+    world.everywhere("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    for side in ("source", "clients"):
+        world.run(side, "INSERT INTO t SELECT n, repeat('x', 500) FROM generate_series(1, 500) n")
+    rate, seen = 32 * 1024, list[Progress]()
+    result = world.compare({"t": OnShard("clients")}, jobs=1, pacing=Pacing(rate), on_progress=seen.append)
+    assert result.equal
+    last_bytes = seen[-1].size_bytes - seen[-2].size_bytes
+    assert clock.now * rate >= seen[-1].total_bytes - max(last_bytes, rate * scans.RANGE_S) - rate
+    assert clock.now * rate <= seen[-1].total_bytes * 1.1
+
+
+def test_old_snapshots_are_given_back_and_the_rest_has_another_moment(
+    copied: Migration, telling: tuple[Context, list[str]]
+) -> None:
+    """Pitfall 20: no table is begun under a snapshot that is too old, writes in between are seen, and all is equal."""
+    context, _ = telling
+    result = verify_now(context, VerifyOptions(max_snapshot_age_s=0.0))
+    assert result.equal
+    assert 3 == copied.events().count("barrier")
+    first, last = result.lsn_range
+    assert first < last
+    assert f"at LSNs from {first} to {last}" in render_text(result)
+    assert {"big", "small", "tiny"} == {str(entry.table) for entry in result.tables}
+
+
+def end_after(context: Context, monkeypatch: pytest.MonkeyPatch, tables: int) -> None:
+    """Verify with one worker and have it told to stop after some tables."""
+    keep, seen = Pass.keep, list[str]()
+
+    def keep_and_stop(self: Pass, table: TableName, results: list[dict[str, object]]) -> None:
+        keep(self, table, results)
+        seen.append(table.name)
+        if len(seen) == tables:
+            context.stop.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pass, "keep", keep_and_stop)
+        with pytest.raises(StoppedError):
+            verify_now(context, VerifyOptions(jobs=1))
+    context.stop.clear()
+    assert list(SIZES[:tables]) == seen
+
+
+def test_a_pass_that_was_ended_is_gone_on_with(
+    copied: Migration, telling: tuple[Context, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found equal is not read again, the rest is; the result tells of all, as old as the pass's beginning."""
+    context, said = telling
+    end_after(context, monkeypatch, 2)
+    copied.on("west", "UPDATE small SET v = '' WHERE id = 1")  # in a table that is through
+    result = verify_now(context, VerifyOptions(resume=True))
+    assert "going on with a pass that has found 2 of 3 tables equal" in said
+    assert result.equal
+    assert set(SIZES) == {str(entry.table) for entry in result.tables}
+    assert not verify_now(context).equal
+    assert not verify_now(context, VerifyOptions(resume=True)).equal  # a pass that came to its end left nothing
+
+
+def test_a_difference_takes_the_watermarks_away(
+    copied: Migration, telling: tuple[Context, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one, everything is read again, also by a run that was asked to go on."""
+    context, said = telling
+    end_after(context, monkeypatch, 1)
+    copied.on("south", "UPDATE tiny SET v = ''")
+    assert not verify_now(context, VerifyOptions(resume=True)).equal
+    assert [1] == [line.count("1 of 3 tables") for line in said if line.startswith("going on")]
+    assert not verify_now(context, VerifyOptions(resume=True)).equal
+    assert 1 == sum(line.startswith("going on") for line in said)
+
+
+def test_a_pass_over_other_tables_or_rules_is_not_gone_on_with(
+    copied: Migration, telling: tuple[Context, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watermark speaks of the definitions it was made under; a wrong row in them is found by a pass over others."""
+    context, said = telling
+    end_after(context, monkeypatch, 2)
+    copied.on("west", "UPDATE small SET v = '' WHERE id = 1")
+    assert not verify_now(context, VerifyOptions(tables=["small", "big"], resume=True)).equal
+    assert [] == [line for line in said if line.startswith("going on")]
+
+
+def test_it_is_verified_again_and_again_until_stopped(copied: Migration, telling: tuple[Context, list[str]]) -> None:
+    """Each round sees what the one before could not; the phase follows, and what was last found is returned."""
+    context, _ = telling
+    phases: list[tuple[bool, Phase]] = []
+
+    def told(result: VerifyResult) -> None:
+        with copied.journal() as journal:
+            phases.append((result.equal, journal.get().phase))
+        if len(phases) == 1:
+            copied.on("south", "UPDATE tiny SET v = ''")
+            copied.run("INSERT INTO big VALUES (1000, 'n', 'new')")
+        if len(phases) == 2:
+            copied.on("south", "UPDATE tiny SET v = 'z'")
+        if len(phases) == 3:
+            context.stop.set()
+
+    last = verify_every(context, VerifyOptions(), 0.01, told)
+    assert [(True, Phase.VERIFIED), (False, Phase.TAILING), (True, Phase.VERIFIED)] == phases
+    assert last is not None
+    assert last.equal
