@@ -7,12 +7,12 @@ where it stopped. Refuses a target that already has tables of somebody else's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import LiteralString
+from queue import Empty, SimpleQueue
+from typing import LiteralString, Self
 
 import psycopg
 from psycopg import errors, sql
@@ -24,14 +24,12 @@ from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar, session
 from fixia_shardmig.schema.dump_text import for_older_server
+from fixia_shardmig.schema.memory import memory_mb, workers_beside
 from fixia_shardmig.schema.shard_schema import STAGES, ShardSchema, Statement
 
 LOCK_TIMEOUT_MS = 5_000
 LOCK_TRIES_MAX = 8
 """A statement that waits for a lock lets nobody past it, the applier least of all: give up early, try again."""
-MEMORY_MB_TOTAL = 1024
-MEMORY_MB_MAX = 512
-"""maintenance_work_mem: a sort gains little past 512 MB, and all jobs of one stage together stay within 1 GB."""
 TABLES_SHOWN_MAX = 5
 NOT_NULL_IN_TABLES = 180000
 """The first version in which a table's definition may hold NOT NULL for a column that it inherits."""
@@ -60,6 +58,13 @@ _SETTINGS: LiteralString = """
 SET search_path = '';
 SET check_function_bodies = off;
 SET client_min_messages = warning;
+"""
+_SIZES: LiteralString = """
+SELECT set_config('maintenance_work_mem', %s, false), set_config('max_parallel_maintenance_workers', %s, false)
+"""
+_TABLE_BYTES: LiteralString = """
+SELECT pg_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s
 """
 _COLUMNS = sql.SQL(
     "ordinal, stage, rank, lane, kind, table_schema, table_name, root_schema, root_name, name, statement, optional"
@@ -225,31 +230,77 @@ def run_stage(
     """
     with session(url, "schema") as connection:
         steps = pending(connection, stage, only_tables=only_tables)
+    if not steps:
+        return 0
     done = 0
-    with ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="schema") as pool:
+    with _Builders(url, jobs) as builders:
         for _, ranked in groupby(steps, key=lambda step: step.rank):
-            lanes: dict[str, list[Statement]] = {}
-            for step in ranked:
-                lanes.setdefault(step.lane, []).append(step)
-            memory_mb = _memory_mb(min(jobs, len(lanes)))
-            futures = [pool.submit(_run_lane, url, lane, memory_mb) for lane in lanes.values()]
-            for statement in _finished(futures):
+            for statement in builders.run(ranked):
                 done += 1
                 if on_progress:
                     on_progress(Progress(statement, done, len(steps)))
-    if done:
-        _make_durable(url)
+        builders.flush()
     return done
 
 
-def _make_durable(url: str) -> None:
-    """Wait once for the disk: a commit that is flushed takes all earlier ones with it."""
-    with session(url, "schema") as connection:
+class _Builders:
+    """Up to `jobs` sessions of a stage, kept from lane to lane: to open one costs as much as to build a small index."""
+
+    def __init__(self, url: str, jobs: int) -> None:
+        self._url = url
+        self._jobs = max(1, jobs)
+        self._free: SimpleQueue[Connection] = SimpleQueue()
+        self._pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="schema")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        while not self._free.empty():
+            self._free.get().close()
+
+    def flush(self) -> None:
+        """Wait once for the disk: a commit that is flushed takes all earlier ones with it, of every session."""
+        connection = self._session()
+        connection.execute("SET synchronous_commit = on")
         connection.execute("SELECT pg_current_xact_id()")
+        connection.close()
+
+    def run(self, steps: Iterable[Statement]) -> Iterator[Statement]:
+        """Run steps that may run at the same time, lane by lane; yield each when its lane has ended."""
+        lanes: dict[str, list[Statement]] = {}
+        for step in steps:
+            lanes.setdefault(step.lane, []).append(step)
+        together = min(self._jobs, len(lanes))
+        return _finished(
+            [
+                self._pool.submit(self._run_lane, lane, together, workers_beside(self._jobs, len(lanes) - number))
+                for number, lane in enumerate(lanes.values())
+            ]
+        )
+
+    def _run_lane(self, steps: list[Statement], together: int, workers: int) -> list[Statement]:
+        connection = self._session()
+        try:
+            for step in steps:
+                _run(connection, self._url, step, together=together, workers=workers)
+        except BaseException:
+            connection.close()
+            raise
+        self._free.put(connection)
+        return steps
+
+    def _session(self) -> Connection:
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            return _open_builder(self._url)
 
 
-def _memory_mb(jobs: int) -> int:
-    return min(MEMORY_MB_MAX, MEMORY_MB_TOTAL // max(1, jobs))
+def _table_bytes(connection: Connection, step: Statement) -> int:
+    name = (step.table.schema, step.table.name) if step.table else (None, None)
+    return int(scalar(connection, _TABLE_BYTES, name) or 0)
 
 
 def _finished(futures: list[Future[list[Statement]]]) -> Iterator[Statement]:
@@ -267,30 +318,24 @@ def _finished(futures: list[Future[list[Statement]]]) -> Iterator[Statement]:
             yield from future.result()
 
 
-def _run_lane(url: str, steps: list[Statement], memory_mb: int) -> list[Statement]:
-    with _worker(url, memory_mb) as connection:
-        for step in steps:
-            _run(connection, url, step)
-    return steps
-
-
-@contextmanager
-def _worker(url: str, memory_mb: int) -> Generator[Connection]:
-    """Give a session whose commits do not wait for the disk: a statement and its mark go together, if they go."""
+def _open_builder(url: str) -> Connection:
+    """Open a session whose commits do not wait for the disk: a statement and its mark go together, if they go."""
     connection = connect(url, "schema")
     try:
         connection.execute(_SETTINGS)
         connection.execute("SET synchronous_commit = off")
         connection.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-        connection.execute(sql.SQL("SET maintenance_work_mem = {}").format(sql.Literal(f"{memory_mb}MB")))
-        yield connection
-    finally:
+    except BaseException:
         connection.close()
+        raise
+    return connection
 
 
-def _run(connection: Connection, url: str, step: Statement) -> None:
+def _run(connection: Connection, url: str, step: Statement, *, together: int, workers: int) -> None:
     """Run one statement and mark it done, in one transaction; try again while somebody else holds its lock."""
     try:
+        size_mb = memory_mb(step, _table_bytes(connection, step), together=together, workers=workers)
+        connection.execute(_SIZES, (f"{size_mb}MB", str(workers)))
         for attempt in Retrying(
             retry=retry_if_exception_type((errors.LockNotAvailable, errors.DeadlockDetected)),
             stop=stop_after_attempt(LOCK_TRIES_MAX),
