@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.passes import Pass, open_pass
-from fixia_shardmig.model.errors import HeldError, MappingError, RefusedError, StoppedError, TemporaryError
+from fixia_shardmig.model.errors import (
+    HeldError,
+    MappingError,
+    RefusedError,
+    ShardmigError,
+    StoppedError,
+    TemporaryError,
+)
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.runner.barrier import Moment, moment
 from fixia_shardmig.runner.context import Context, refuse_other_plan
 from fixia_shardmig.runner.progress import Progress
+from fixia_shardmig.runner.schemas import schema_differences
 from fixia_shardmig.runner.tailing import tail_running
 from fixia_shardmig.verify.result import TableResult, VerifyResult, joined
 from fixia_shardmig.verify.scans import Pacing
@@ -114,15 +123,34 @@ def verify_once(context: Context, journal: Journal, options: VerifyOptions) -> V
     if known:
         context.say(f"going on with a pass that has found {len(known)} of {len(compared)} tables equal")
     parts: list[VerifyResult] = []
-    while not parts or parts[-1].left:
-        if len(parts) == MOMENTS_MAX:
-            raise RefusedError(f"{MOMENTS_MAX} moments were not enough", hint="raise --max-snapshot-age")
-        parts.append(_at_a_moment(context, journal, options, kept, known))
-        known = _by_table(parts[-1].tables)
-    result = joined(parts)
+    with ThreadPoolExecutor(1, "definitions") as pool:
+        definitions = pool.submit(_definitions, context, compared)
+        while not parts or parts[-1].left:
+            if len(parts) == MOMENTS_MAX:
+                raise RefusedError(f"{MOMENTS_MAX} moments were not enough", hint="raise --max-snapshot-age")
+            parts.append(_at_a_moment(context, journal, options, kept, known))
+            known = _by_table(parts[-1].tables)
+        result = replace(joined(parts), definitions=definitions.result())
     kept.forget()
     _record(journal, result, began_at=kept.began_at, whole=chosen is None)
     return result
+
+
+def _definitions(context: Context, tables: frozenset[TableName]) -> dict[str, tuple[str, ...]]:
+    """Return, by shard, what of some tables is not defined as planned; of what cannot be compared, why."""
+    try:
+        found = schema_differences(context)
+    except ShardmigError as error:
+        return dict.fromkeys(context.shard_map.shard_names, (f"could not be compared: {error.message}",))
+    return {
+        shard: tuple(str(one) for one in differences if _root(context, one.table) in tables)
+        for shard, differences in found.items()
+    }
+
+
+def _root(context: Context, table: TableName) -> TableName:
+    known = context.catalog.tables.get(table)
+    return known.root if known else table
 
 
 def _by_table(results: Iterable[TableResult]) -> dict[TableName, tuple[TableResult, ...]]:

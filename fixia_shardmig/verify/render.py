@@ -134,3 +134,10 @@ def _readiness(result: VerifyResult) -> Iterator[str]:
         yield f"before the cutover: {_counted(behind, 'sequence')} on the shards not yet past the column's values"
     if indexes or keys:
         yield f"not on the shards: {_counted(indexes, 'definition')} of indexes, {_counted(keys, 'foreign key')}"
+    lines = [f"{shard}: {line}" for shard, found in result.definitions.items() for line in found]
+    if lines:
+        yield ""
+        yield "defined otherwise than planned (shardmig schema diff):"
+        yield from (f"  {line}" for line in lines[:SHOWN_MAX])
+    if len(lines) > SHOWN_MAX:
+        yield f"  … and {len(lines) - SHOWN_MAX:,} more"

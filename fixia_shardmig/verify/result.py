@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fixia_shardmig.model.lsn import LSN
@@ -107,6 +107,7 @@ class VerifyResult:
         differences: The named ones, at most `comparison.NAMED_MAX` a table; `differences_total` counts all.
         objects: Only where something is missing.
         left: Tables that were not begun in time.
+        definitions: By shard a line for each definition that is not as planned, which whoever compares rows adds.
     """
 
     at_lsn: LSN
@@ -119,6 +120,7 @@ class VerifyResult:
     objects: tuple[ObjectResult, ...]
     seconds: float
     left: frozenset[TableName] = frozenset()
+    definitions: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
     @property
     def lsn_range(self) -> tuple[LSN, LSN]:
@@ -143,6 +145,7 @@ class VerifyResult:
             "references": [_reference(reference) for reference in self.references],
             "sequences": [_sequence(sequence) for sequence in self.sequences],
             "objects": [_objects(entry) for entry in self.objects],
+            "definitions": {shard: list(lines) for shard, lines in self.definitions.items()},
             "seconds": round(self.seconds, 3),
         }
 

@@ -204,3 +204,29 @@ def test_it_is_verified_again_and_again_until_stopped(copied: Migration, telling
     assert [(True, Phase.VERIFIED), (False, Phase.TAILING), (True, Phase.VERIFIED)] == phases
     assert last is not None
     assert last.equal
+
+
+def test_what_is_defined_otherwise_than_planned_is_told_and_does_not_count(copied: Migration) -> None:
+    """Indexes, constraints, defaults and triggers of the compared tables, on each shard; the rows are equal."""
+    copied.on("north", "ALTER TABLE big ADD CONSTRAINT positive CHECK (id > 0), ALTER COLUMN filler SET DEFAULT 'x'")
+    copied.on(
+        "south",
+        "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$;"
+        "CREATE TRIGGER own BEFORE INSERT ON big FOR EACH ROW EXECUTE FUNCTION public.nothing();"
+        "CREATE INDEX own ON big (kind); ALTER TABLE tiny DROP CONSTRAINT tiny_pkey",
+    )
+    result = verify_now(copied.context())
+    assert result.equal
+    told = {shard: " | ".join(lines) for shard, lines in result.definitions.items()}
+    assert "" == told["west"]
+    for shard, what in (
+        ("north", "constraint big.positive"),
+        ("north", "big.filler"),
+        ("south", "trigger big.own"),
+        ("south", "extra index big.own"),
+        ("south", "constraint tiny.tiny_pkey"),
+    ):
+        assert what in told[shard]
+    assert "  south: extra index big.own" in render_text(result).splitlines()
+    few = verify_now(copied.context(), VerifyOptions(tables=["small"]))
+    assert {"north": (), "south": (), "west": ()} == few.definitions
