@@ -355,7 +355,7 @@ def run(
     kept = SpoolOptions(spool, int(spool_bytes)) if spool else None
     limits = _limits(**throttle)
     outcome = run_all(session.load(), until=until, jobs=jobs, on_outcome=tell, spool=kept, limits=limits)
-    return int(Exit.OK if outcome.equal else Exit.DIFFERENCES)
+    return int((session.stopped_code or Exit.OK) if outcome.equal else Exit.DIFFERENCES)
 
 
 @cli.command()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import errors
 
-from tests.fixtures.fix_faults import follow
+from fixia_shardmig.demo.clusters import Cluster
+from tests.fixtures.fix_faults import FOLLOWING, follow
 from tests.fixtures.fix_program import Shop
 
 SHARDS = ("pros", "clients")
@@ -106,6 +109,51 @@ def test_a_lag_that_cannot_be_read_holds_the_copy(shop: Shop) -> None:
     running.interrupt().end().expect(130)
 
 
+def test_a_standby_that_falls_behind_holds_the_copy_until_it_is_near(
+    make_shop: Callable[..., Shop], new_cluster: Callable[..., Cluster], standby_of: Callable[[Cluster], Cluster]
+) -> None:
+    """`--max-replica-lag` is held against what a real standby has replayed; the figures are in the reason."""
+    source = new_cluster()
+    standby = standby_of(source)
+    shop = make_shop(source=source)
+    shop.run("schema", "apply").expect(0)
+    with psycopg.connect(standby.url(), autocommit=True) as replaying:
+        replaying.execute("select pg_wal_replay_pause()")
+        shop.sql("source", "insert into users values (9001, 'pro', 'not replayed yet')")
+        running = shop.start("copy", "--resume", "--max-replica-lag", "500ms")
+        running.wait_for("s behind, more than 0.5 s")
+        assert throttle_of(shop)["kind"] == "replica_lag"
+        assert rows_copied(shop) == 0
+        replaying.execute("select pg_wal_replay_resume()")
+    running.wait_for("no longer slowed down").end().expect(0)
+    assert rows_copied(shop) == shop.one("source", "select count(*) from users")
+
+
+def test_another_rate_reaches_a_chunk_that_is_under_way(shop: Shop) -> None:
+    """At the first rate the one chunk of users would take minutes; `throttle` lets the same chunk go on faster."""
+    shop.sql(
+        "source", "insert into users select n, 'pro', n || repeat(md5(n::text), 90) from generate_series(500, 6500) n"
+    )
+    shop.run("schema", "apply").expect(0)
+    running = shop.start("copy", "--resume", "--jobs", "1", "--rate", "256KiB/s")
+    under_way = "select tuples_processed > 0 from pg_stat_progress_copy where relid = 'users'::regclass"
+    running.wait_until(lambda: any(row[0] for row in shop.sql("pros", under_way)), what="a chunk under way")
+    shop.run("throttle", "--rate", "100MB/s").expect(0)
+    running.end().expect(0)
+    assert [(1, 1)] == shop.sql(
+        "clients", "select count(*), min(done_epoch) from shardmig.chunk where table_name = 'users'"
+    )
+    assert rows_copied(shop) == shop.one("source", "select count(*) from users")
+
+
+def test_run_keeps_the_limits_in_every_phase(shop: Shop) -> None:
+    """`run --rate` holds copy, catching up and following alike, and each says so."""
+    running = shop.start("run", "--until", "tail", "--rate", "600KiB/s").wait_for(FOLLOWING)
+    running.wait_until(lambda: throttle_of(shop)["rate_bytes_per_s"] == 600 * 1024, what="the rate while following")
+    running.wait_until(lambda: running.stderr.count("slowed down: limited to 0.6 MiB/s") == 3, what="three phases")
+    running.interrupt().end().expect(130)
+
+
 def test_a_rate_is_followed_and_what_is_asked_is_kept_until_cleared(shop: Shop) -> None:
     """`copy --rate` slows the copy down, and says so; `throttle` keeps what is asked, and `--clear` forgets it."""
     shop.sql("source", "insert into users select n, 'pro', repeat(md5(n::text), 60) from generate_series(5000, 9000) n")
@@ -119,8 +167,8 @@ def test_a_rate_is_followed_and_what_is_asked_is_kept_until_cleared(shop: Shop) 
     assert shop.json("throttle", "--clear")["rate_bytes_per_s"] is None
 
 
-@pytest.mark.parametrize("arguments", [("copy", "--rate", "10KiB/s"), ("throttle", "--rate", "10KiB/s")])
-def test_a_rate_that_would_look_like_silence_is_refused(shop: Shop, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", ["copy", "tail", "run", "throttle"])
+def test_a_rate_that_would_look_like_silence_is_refused(shop: Shop, command: str) -> None:
     """So slow that a server would take us for gone; the hint says what stops the work altogether."""
     shop.run("schema", "apply").expect(0)
-    assert "shardmig pause" in shop.run(*arguments).expect(4).hint
+    assert "shardmig pause" in shop.run(command, "--rate", "10KiB/s").expect(4).hint

@@ -9,6 +9,8 @@ import pytest
 from fixia_shardmig.copy.pacing import HELD_S_MAX, LOOK_EVERY_S, GivenBackError, Pacer
 from fixia_shardmig.model.throttle import Pace, Verdict
 
+TICK_S = 1e-6
+
 
 @dataclass
 class Time:
@@ -19,9 +21,9 @@ class Time:
     slept: list[float] = field(default_factory=list[float])
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass, by a tick at least, as a real clock does."""
         self.slept.append(seconds)
-        self.now_s += seconds
+        self.now_s += max(seconds, TICK_S)
 
     def look(self) -> Pace | None:
         """Return the pace of now."""
@@ -50,6 +52,20 @@ def test_a_rate_is_kept_in_the_middle_of_a_chunk() -> None:
         pacer.passed(100)
     assert time.now_s == pytest.approx(10.0, abs=0.5)
     assert max(time.slept) <= LOOK_EVERY_S
+
+
+@pytest.mark.parametrize(("before", "after", "expected_s"), [(100, 1000, 5.5), (1000, 100, 5.5), (None, 100, 5.0)])
+def test_another_rate_is_followed_in_the_middle_of_a_chunk(before: int | None, after: int, expected_s: float) -> None:
+    """Five blocks of 100 at the one rate, five at the other: the pace is looked at again while the chunk goes on."""
+    time = Time(pace=Pace(Verdict(rate_bytes_per_s=before)))
+    pacer = time.pacer()
+    pacer.begin()
+    for block in range(10):
+        if block == 5:
+            time.pace = Pace(Verdict(rate_bytes_per_s=after))
+            time.now_s += LOOK_EVERY_S
+        pacer.passed(100)
+    assert time.now_s == pytest.approx(expected_s, abs=2 * LOOK_EVERY_S + 0.25)
 
 
 def test_a_chunk_that_is_held_for_long_is_given_back() -> None:
