@@ -18,7 +18,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 # The stamps make a second run quick: nothing is installed again unless what is asked for has changed.
-$(VENV)/.stamp-python: pyproject.toml
+$(VENV)/.stamp-python: pyproject.toml hatch_build.py $(wildcard fixia_shardmig/*/_*.pyx)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
 	touch $@

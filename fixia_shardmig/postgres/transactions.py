@@ -104,12 +104,22 @@ class Changes:
         """Decode the changes one after the other; with each, how many bytes it came as."""
         decoder = Decoder(self._relations, in_stream=self._streamed)
         aborted = self._aborted
-        for payload in self._payloads():
+        for payload in self.payloads():
             if aborted and payload[0] != _RELATION and _u32(payload, 1)[0] in aborted:
                 continue
             message = decoder.decode(payload)
             if isinstance(message, Insert | Update | Delete | Truncate):
                 yield message, len(payload)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it came in blocks before its COMMIT: its messages name subtransactions."""
+        return self._streamed
+
+    @property
+    def relations(self) -> Mapping[int, Relation]:
+        """Return the relations known when the transaction began, by OID."""
+        return self._relations
 
     @property
     def spilled(self) -> bool:
@@ -158,7 +168,8 @@ class Changes:
         except OSError as error:
             raise _cannot_spill(error, self._spool) from error
 
-    def _payloads(self) -> Iterator[bytes]:
+    def payloads(self) -> Iterator[bytes]:
+        """Yield the messages as they came, changes and the relations between them; without leaving out savepoints."""
         yield from self._head
         if self._file is not None:
             yield from _stored(self._file.fileno())

@@ -27,7 +27,8 @@ from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_truncate, emit_update
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.record import Decisions, Explicit
-from fixia_shardmig.tail.router import FLUSH_BYTES, FLUSH_OPERATIONS, Overflow, Router, Sending
+from fixia_shardmig.tail.router import FLUSH_BYTES, FLUSH_OPERATIONS, Router
+from fixia_shardmig.tail.sending import Overflow, Sending
 from fixia_shardmig.tail.settle import settle, settle_everything
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, TailTable, TailTables
@@ -130,6 +131,7 @@ class Batches:
         return True
 
     def _merge(self, *, merging: bool) -> None:
+        self.router.merging = merging
         for shard in self.shards:
             shard.merging = merging
 

@@ -6,15 +6,23 @@ copied straight into the table; should one be there already, the unique violatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from fixia_shardmig.model.catalog import Table
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.sessions import Connection, quoted
-from fixia_shardmig.tail import statements
+from fixia_shardmig.tail import kernel, statements
 from fixia_shardmig.tail.net import NetChange, Values
+
+if TYPE_CHECKING:  # it may not have been built
+    from fixia_shardmig.tail._plain import PlainChange, PlainNet
+
+COPY_BYTES = 128 * 1024
+"""Of rows written to a COPY at a time."""
 
 STAGED_MIN = 200
 """Updates of one shape from which on a staging table is cheaper than a pipeline of single ones."""
@@ -48,24 +56,56 @@ class Bulk:
         self._put(net)
         return missed
 
+    def apply_plain(self, net: PlainNet) -> int:
+        """Apply the net change of plain changes; returns how many deletes and updates hit no row."""
+        plan = net.plan
+        table = plan.table.table
+        missed = len(net.deletes) - self._delete_keys(table, net.deletes) if net.deletes else 0
+        others = tuple(name for name in plan.columns if name not in table.identity_columns)
+        if others and net.updates:
+            updates = list(net.updates.values())
+            if len(updates) < STAGED_MIN:
+                rows = [update.operation().values for update in updates]
+                missed += len(rows) - self._update(table, plan.columns, rows)
+            else:
+                places = tuple(map(plan.columns.index, (*others, *table.identity_columns)))
+                stage = self._stage(table, others)
+                self._copy_lines(_copy_into_stage(stage, table, others), updates, places)
+                missed += len(updates) - self._from_stage(table, others, stage)
+        if net.puts:
+            puts = sorted(net.puts.values(), key=attrgetter("first_of_key"))
+            self._copy_lines(_copy_into(_name(table), plan.columns), puts, tuple(range(len(plan.columns))))
+        return missed
+
     def _delete(self, net: NetChange) -> int:
         if not net.deletes:
             return 0
-        table = net.table
+        hit = self._delete_keys(net.table, net.deletes)
+        return len(net.deletes) - hit if net.certain else 0
+
+    def _delete_keys(self, table: Table, keys: Collection[Values]) -> int:
         columns = tuple(column for name in table.identity_columns if (column := table.column(name)))
         query = sql.SQL("DELETE FROM {} AS t USING {} WHERE {}").format(
             statements.target(table), statements.wanted_keys(columns), statements.matches_wanted("t", columns)
         )
-        cursor = self._connection.execute(query, [list(part) for part in zip(*net.deletes, strict=True)])
-        return len(net.deletes) - cursor.rowcount if net.certain else 0
+        return self._connection.execute(query, kernel.arrays(keys, len(columns))).rowcount
 
     def _update_staged(self, table: Table, columns: tuple[str, ...], rows: Sequence[Values]) -> int:
         if len(rows) < STAGED_MIN:
-            with self._connection.cursor() as cursor:
-                cursor.executemany(statements.update(table, columns), rows)
-                return cursor.rowcount
-        stage = quoted("pg_temp", self._stage(table, columns))
-        self._copy(stage, (*_numbered("c", columns), *_numbered("k", table.identity_columns)), rows)
+            return self._update(table, columns, rows)
+        stage = self._stage(table, columns)
+        with self._connection.cursor() as cursor, cursor.copy(_copy_into_stage(stage, table, columns)) as copy:
+            for row in rows:
+                copy.write_row(row)
+        return self._from_stage(table, columns, stage)
+
+    def _update(self, table: Table, columns: tuple[str, ...], rows: Sequence[Values]) -> int:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(statements.update(table, columns), rows)
+            return cursor.rowcount
+
+    def _from_stage(self, table: Table, columns: tuple[str, ...], stage: sql.Identifier) -> int:
+        """Update from what stands in a staging table, and empty it; returns how many rows were hit."""
         cursor = self._connection.execute(
             sql.SQL("UPDATE {} AS t SET {} FROM {} AS s WHERE {}").format(
                 statements.target(table),
@@ -77,7 +117,7 @@ class Bulk:
         self._connection.execute(sql.SQL("TRUNCATE {}").format(stage))
         return cursor.rowcount
 
-    def _stage(self, table: Table, columns: tuple[str, ...]) -> str:
+    def _stage(self, table: Table, columns: tuple[str, ...]) -> sql.Identifier:
         key = (table.name, columns)
         if key not in self._stages:
             name = f"shardmig_stage_{len(self._stages)}"
@@ -93,18 +133,31 @@ class Bulk:
             )
             self._stages[key] = name
             self._made.append(key)
-        return self._stages[key]
+        return quoted("pg_temp", self._stages[key])
 
     def _put(self, net: NetChange) -> None:
         if net.puts:
-            rows = [net.puts[key] for key in sorted(net.puts)]
-            self._copy(quoted(net.table.name.schema, net.table.name.name), net.columns, rows)
+            query = _copy_into(_name(net.table), net.columns)
+            with self._connection.cursor() as cursor, cursor.copy(query) as copy:
+                for key in sorted(net.puts):
+                    copy.write_row(net.puts[key])
 
-    def _copy(self, into: sql.Identifier, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:
-        query = sql.SQL("COPY {} ({}) FROM STDIN").format(into, sql.SQL(", ").join(map(sql.Identifier, columns)))
+    def _copy_lines(self, query: sql.Composed, changes: list[PlainChange], places: tuple[int, ...]) -> None:
         with self._connection.cursor() as cursor, cursor.copy(query) as copy:
-            for row in rows:
-                copy.write_row(row)
+            for block in kernel.compiled.lines(changes, places, COPY_BYTES):
+                copy.write(block)
+
+
+def _name(table: Table) -> sql.Identifier:
+    return quoted(table.name.schema, table.name.name)
+
+
+def _copy_into(into: sql.Identifier, columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(into, sql.SQL(", ").join(map(sql.Identifier, columns)))
+
+
+def _copy_into_stage(stage: sql.Identifier, table: Table, columns: Sequence[str]) -> sql.Composed:
+    return _copy_into(stage, (*_numbered("c", columns), *_numbered("k", table.identity_columns)))
 
 
 def _numbered(letter: str, names: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import cast
 
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Truncate, Update
-from fixia_shardmig.tail.shards import DELETE, REGENERATE, UPDATE, Operation, ShardSession
+from fixia_shardmig.tail.operations import DELETE, REGENERATE, UPDATE, Operation
+from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import RelationPlan, Row, TailTable
 
 

@@ -8,8 +8,6 @@ batch with all that follow it. Before the shards are consistent (`loose`), a cha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path as Directory
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByReference, SplitBySql
 from fixia_shardmig.model.catalog import Column
@@ -17,6 +15,7 @@ from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key, Lookups, comparable, deciding_path, home_of
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Change, Delete, Insert, Relation, Truncate, Update
 from fixia_shardmig.postgres.transactions import Transaction
+from fixia_shardmig.tail import kernel
 from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_truncate, emit_update, plain
 from fixia_shardmig.tail.locations import Locations
@@ -24,6 +23,7 @@ from fixia_shardmig.tail.pending import PendingInserts
 from fixia_shardmig.tail.reads import evaluate_sql, has_equal_row, read_columns, read_types
 from fixia_shardmig.tail.record import PUT, REMOVE, REMOVE_ONE, Decisions, Explicit
 from fixia_shardmig.tail.refusals import unroutable
+from fixia_shardmig.tail.sending import Overflow, Sending
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of, rewritten_columns
 from fixia_shardmig.tail.unsettled import Unsettled
@@ -46,32 +46,6 @@ HOMES_MAX = 1_000
 
 PLANS_MAX = 10_000
 """Decoded relations that are remembered by their identity; they are kept alive for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overflow:
-    """Where what does not fit into memory goes.
-
-    Attributes:
-        keep_part: Takes (number, content) of a part of the batch record that is complete.
-        spool: A directory for files without a name.
-    """
-
-    keep_part: Callable[[int, bytes], None]
-    spool: Directory
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """How shards are made to send what waits.
-
-    Attributes:
-        on_all: Runs something on every shard at once and waits for all of them.
-        start: Has one shard begin, in another thread.
-    """
-
-    on_all: Callable[[Callable[[ShardSession], None]], None]
-    start: Callable[[ShardSession], None]
 
 
 class Router:
@@ -107,6 +81,7 @@ class Router:
         self.shards = shards
         self.locations = locations
         self.loose = False
+        self.merging = False
         self.decisions = Decisions()
         self.unsettled = Unsettled(overflow.spool)
         self.missed: dict[TableName, int] = {}
@@ -137,8 +112,16 @@ class Router:
         self._types.clear()
         self.begin()
 
-    def route(self, transactions: Iterable[Transaction]) -> None:
+    def route(self, transactions: Sequence[Transaction]) -> None:
         """Route whole transactions. Raises UnroutableError or DriftError; the caller then rolls back."""
+        if (
+            kernel.IS_COMPILED
+            and self.merging
+            and not self.loose
+            and not any(one.changes.streamed for one in transactions)
+        ):
+            self._route_plain(transactions)
+            return
         unsent_bytes = 0
         for window, size_bytes in _windows(transactions):
             if self.locations.is_full:
@@ -147,12 +130,35 @@ class Router:
             self._look_up([change for _, change in window])
             unsent_bytes = self._send(unsent_bytes) + size_bytes
             for transaction, change in window:
-                if self._pending is None or self._pending.transaction is not transaction:
-                    self._pending = PendingInserts(self, transaction)
-                self._route(change, transaction.xid)
+                self.route_general(transaction, change)
             self._evaluated.clear()
             self.keep_decisions()
         self._pending = None
+
+    def _route_plain(self, transactions: Sequence[Transaction]) -> None:
+        """Route as `route` does, plain changes the compiled way."""
+        windows = kernel.compiled.Windows(self, transactions, WINDOW_CHANGES, WINDOW_BYTES)
+        decider = kernel.compiled.Plain(self)
+        unsent_bytes = 0
+        while (window := windows.next()) is not None:
+            changes, size_bytes, wanted, general = window
+            for space, keys in wanted:
+                self.locations.fetch(space, keys)
+            self._look_up(general)
+            unsent_bytes = self._send(unsent_bytes) + size_bytes
+            decider.route(changes)
+            self._evaluated.clear()
+            self.keep_decisions()
+            if self.locations.is_full:  # before the next window is read, which looks at what is known
+                self.relieve()
+                unsent_bytes = 0
+        self._pending = None
+
+    def route_general(self, transaction: Transaction, change: Change) -> None:
+        """Route one change of a transaction, whatever it is."""
+        if self._pending is None or self._pending.transaction is not transaction:
+            self._pending = PendingInserts(self, transaction)
+        self._route(change, transaction.xid)
 
     def _send(self, unsent_bytes: int) -> int:
         """Have shards send what waits, if it is much, while the next window is routed; returns the bytes unsent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import Cursor, sql
@@ -20,17 +20,17 @@ from fixia_shardmig.model.places import place
 from fixia_shardmig.placement.snapshot import extension_path
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.sessions import Connection, connect, quoted
-from fixia_shardmig.tail import statements
+from fixia_shardmig.tail import kernel, statements
 from fixia_shardmig.tail.bulk import Bulk
 from fixia_shardmig.tail.net import NetChange
+from fixia_shardmig.tail.operations import DELETE, DELETE_ONE, REGENERATE, UPDATE, Operation
 from fixia_shardmig.tail.record import PUT, REMOVE, Explicit
 from fixia_shardmig.tail.statements import INSERT, REPLACE, UPSERT, put_kind
 from fixia_shardmig.tail.tables import Keyspace
 
-UPDATE = "update"
-REGENERATE = "regenerate"
-DELETE = "delete"
-DELETE_ONE = "delete_one"
+if TYPE_CHECKING:  # it may not have been built
+    from fixia_shardmig.tail._plain import PlainNet
+
 PREPARED_MAX = 500
 """Statements kept prepared a session: kinds of change times tables times presence masks that recur."""
 
@@ -43,16 +43,8 @@ SETTLED_STREAM = "forward settled"
 """Under this name a shard keeps where all rows were last brought home: that moves no position by which to tell."""
 
 
-class Operation(NamedTuple):
-    """One row operation. Operations of the same kind and columns on a table share a statement."""
-
-    kind: str
-    columns: tuple[str, ...]
-    values: tuple[str | None, ...]
-
-
-Waiting = dict[TableName, list[Operation]]
-"""Operations by table, each table's in the source's order."""
+Waiting = dict[TableName, list[Any]]
+"""By table, in the source's order, what waits: each an `Operation`, or a compiled `PlainChange` that can become one."""
 
 
 class ShardSession:
@@ -104,6 +96,10 @@ class ShardSession:
         self._waiting.setdefault(leaf, []).append(operation)
         self.pending += 1
 
+    def queue_of(self, leaf: TableName) -> list[Any]:
+        """Return what waits for a table until the next flush; whoever appends to it counts it in `pending`."""
+        return self._waiting.setdefault(leaf, [])
+
     def add_explicit(self, explicit: Explicit) -> None:
         """Queue an operation of a batch record."""
         table = self.catalog.tables[explicit.leaf]
@@ -136,19 +132,22 @@ class ShardSession:
         many = self.merging and sum(map(len, waiting.values())) >= MERGED_MIN
         merged = self._merge(waiting) if many else []
         self._send_in_order(waiting)
-        for net in merged:
-            missed = self._bulk.apply(net)
+        for leaf, net in merged:
+            missed = self._bulk.apply(net) if isinstance(net, NetChange) else self._bulk.apply_plain(net)
             if missed:
-                self.missed[net.table.name] = self.missed.get(net.table.name, 0) + missed
+                self.missed[leaf] = self.missed.get(leaf, 0) + missed
 
-    def _merge(self, waiting: Waiting) -> list[NetChange]:
+    def _merge(self, waiting: Waiting) -> list[tuple[TableName, NetChange | PlainNet]]:
         """Take the tables with many operations out of the queue as net changes, where these can be told."""
-        nets = []
+        nets: list[tuple[TableName, NetChange | PlainNet]] = []
         for leaf, operations in list(waiting.items()):
             if len(operations) >= MERGED_TABLE_MIN:
-                net = merge(self.catalog.tables[leaf], operations)
+                net: NetChange | PlainNet | None
+                net = kernel.compiled.merge(operations) if kernel.IS_COMPILED else None
+                if net is None:
+                    net = merge(self.catalog.tables[leaf], _as_operations(operations))
                 if net is not None:
-                    nets.append(net)
+                    nets.append((leaf, net))
                     del waiting[leaf]
         return nets
 
@@ -157,7 +156,7 @@ class ShardSession:
         sent: list[tuple[TableName, Cursor[TupleRow], int]] = []
         with self._connection.pipeline():
             for leaf, operations in waiting.items():
-                for kind, columns, values in _runs(operations):
+                for kind, columns, values in _runs(_as_operations(operations)):
                     self._send(leaf, kind, columns, values, sent)
         for leaf, cursor, expected in sent:
             if cursor.rowcount != expected:
@@ -231,8 +230,8 @@ class ShardSession:
         query = sql.SQL("SELECT u.n FROM {} WHERE EXISTS (SELECT FROM {} AS t WHERE {})").format(
             statements.wanted_keys(columns), source, statements.matches_wanted("t", columns)
         )
-        arrays = [list(part) for part in zip(*keys, strict=True)]
-        return {row[0] - 1 for row in self.connection.execute(query, arrays).fetchall()}
+        rows = self.connection.execute(query, kernel.arrays(keys, len(columns))).fetchall()
+        return {row[0] - 1 for row in rows}
 
     def commit(self, lsn: LSN, *, settled: bool = False) -> None:
         """Commit the batch together with its position; `settled` if it brought all rows home."""
@@ -284,6 +283,10 @@ def merge(table: Table, operations: Sequence[Operation]) -> NetChange | None:
         if not merged:
             return None
     return net
+
+
+def _as_operations(waiting: list[Any]) -> list[Operation]:
+    return [one if isinstance(one, Operation) else one.operation() for one in waiting]
 
 
 def _runs(operations: list[Operation]) -> list[tuple[str, tuple[str, ...], list[tuple[str | None, ...]]]]:

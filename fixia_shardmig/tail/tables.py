@@ -23,7 +23,7 @@ from fixia_shardmig.model.errors import DriftError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key, as_cast_to_text, comparable
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Relation, Unchanged
-from fixia_shardmig.tail.statements import put_kind
+from fixia_shardmig.tail.statements import UPSERT, put_kind
 
 Value = str | Unchanged | None
 Row = tuple[Value, ...]
@@ -208,6 +208,17 @@ class RelationPlan:
         self.parents = self._parents(tables, places, within)
         self.homes: dict[Value, int] | None = {} if isinstance(table.rule, SplitByColumn) else None
         self.own_key = key_reader(self.identity)
+        self.is_plain = self._is_plain()
+        self.shape: object = None
+        """What the compiled way keeps of this."""
+
+    def _is_plain(self) -> bool:
+        """Whether a look at a change of this relation can be enough: its values' texts tell key and home."""
+        table = self.table
+        by_text = all(column is None for _, column in self.identity)
+        by_value = table.fixed_mask is not None or self.homes is not None or bool(self.parents)
+        noted = table.tracked or table.undeclared or table.names_types or self.always
+        return table.keyed and by_text and by_value and not noted and self.put_kind == UPSERT
 
     def _column(self, name: str) -> Column:
         column = self.table.table.column(name)

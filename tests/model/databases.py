@@ -65,8 +65,13 @@ def _unnested(match: re.Match[str]) -> str:
 
 def _parameters(text: str, parameters: Sequence[Any]) -> Sequence[Any]:
     if "unnest(" in text:
-        return (json.dumps(list(zip(*parameters, strict=True))),)
+        return (json.dumps(list(zip(*map(_array, parameters), strict=True))),)
     return [json.dumps(value) if isinstance(value, list) else value for value in parameters]
+
+
+def _array(parameter: Any) -> list[Any]:
+    """Return an array, also one that came as a literal: that of texts is JSON's but for the braces."""
+    return list(json.loads(f"[{parameter[1:-1]}]", strict=False) if isinstance(parameter, str) else parameter)
 
 
 class Database:
@@ -283,6 +288,11 @@ class Copy:
         """Take a row."""
         self.rows.append(tuple(row))
 
+    def write(self, block: bytes) -> None:
+        """Take lines of the text format."""
+        for line in block.decode().removesuffix("\n").split("\n"):
+            self.rows.append(tuple(None if value == r"\N" else _unescaped(value) for value in line.split("\t")))
+
 
 class _copying(AbstractContextManager[Copy]):  # noqa: N801  reads as a function
     def __init__(self, cursor: Cursor, table: str, columns: str) -> None:
@@ -296,6 +306,11 @@ class _copying(AbstractContextManager[Copy]):  # noqa: N801  reads as a function
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._cursor.executemany(self._insert, self._copy.rows)
+
+
+def _unescaped(value: str) -> str:
+    """Return a value of COPY's text format; only what the tail escapes."""
+    return re.sub(r"\\(.)", lambda match: {"t": "\t", "n": "\n", "r": "\r"}.get(match[1], match[1]), value)
 
 
 def _text(query: Query) -> str:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from fixia_shardmig.tail import kernel
 from tests.model.source import SHARDS, STATEMENTS, Statement
 from tests.model.world import Crash, World
 
@@ -107,6 +108,7 @@ class Histories(RuleBasedStateMachine):
         portions=st.lists(st.integers(1, 4), max_size=4),
         crashes=_crashes | _one_shard_dies,
         merging=st.booleans(),
+        compiled=st.sampled_from((False, True) if kernel.IS_COMPILED else (False,)),
         small=st.booleans(),
     )
     def tail(
@@ -117,6 +119,7 @@ class Histories(RuleBasedStateMachine):
         portions: list[int],
         crashes: frozenset[Crash],
         merging: bool,
+        compiled: bool,
         small: bool,
     ) -> None:
         """Write, run a tail up to some transactions before the last one, in batches of any size, and perhaps die."""
@@ -125,7 +128,7 @@ class Histories(RuleBasedStateMachine):
                 self.world.source.write(statements)
             past = self.world.source.committed
             until = past[max(len(past) - 1 - back, 0)].end_lsn
-            self.world.tail(until, portions=portions, crashes=crashes, merging=merging, small=small)
+            self.world.tail(until, portions=portions, crashes=crashes, merging=merging, compiled=compiled, small=small)
 
     def teardown(self) -> None:
         """Copy and catch up undisturbed; then all shards together are the source."""

@@ -32,7 +32,7 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.transactions import Item, TransactionReader
-from fixia_shardmig.tail import batches, bulk, locations, record, router, settle, shards, tail
+from fixia_shardmig.tail import batches, bulk, kernel, locations, record, router, settle, shards, tail
 from fixia_shardmig.tail.tail import SETTLED, Tail
 from tests.model.databases import Session, take_database
 from tests.model.source import CATALOG, COLUMNS, KEYLESS, SHARD_MAP, SHARDS, Source, Tables, home, placed
@@ -363,6 +363,7 @@ class World:
         portions: list[int],
         crashes: frozenset[Crash] = frozenset(),
         merging: bool = False,
+        compiled: bool = False,
         small: bool = False,
     ) -> bool:
         """Run a tail up to a position; returns whether it got there. Judges what it left behind.
@@ -372,13 +373,14 @@ class World:
             portions: How many transactions come at once; a batch is what has come. What is left comes last.
             crashes: Where the run dies, if it gets there.
             merging: Whether a few changes are worth a net change already.
+            compiled: Whether plain changes go the compiled way.
             small: Whether every limit is 1, so that each bounded thing is done in several parts.
         """
         self.portions, self._crashes = portions, crashes
         self._steps.clear()
         self.journal.connection = SimpleNamespace(broken=False)
         arrived = True
-        with self.seams(merging=merging, small=small):
+        with self.seams(merging=merging, compiled=compiled, small=small):
             try:
                 self._run(until)
             except TemporaryError:
@@ -404,7 +406,7 @@ class World:
             running.close()
 
     @contextmanager
-    def seams(self, *, merging: bool, small: bool) -> Iterator[None]:
+    def seams(self, *, merging: bool, compiled: bool, small: bool) -> Iterator[None]:
         """Replace what the tail takes from the postgres room: sessions, the stream, the clock."""
         ticks = count()
         clock = SimpleNamespace(monotonic=lambda: next(ticks) * CLOCK_STEP_S, sleep=lambda _: None)
@@ -425,6 +427,7 @@ class World:
             for module, names in SMALL.items() if small else ():
                 for name in names:
                     patched.enter_context(patch.object(module, name, 1))
+            patched.enter_context(patch.object(kernel, "IS_COMPILED", compiled))
             if merging:
                 patched.enter_context(patch.multiple(shards, MERGED_MIN=1, MERGED_TABLE_MIN=1))
                 patched.enter_context(patch.object(bulk, "STAGED_MIN", 1))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
+from fixia_shardmig.tail import kernel
 from fixia_shardmig.tail.bulk import Bulk
 from fixia_shardmig.tail.net import NetChange
 from tests.fixtures.fix_migrations import Migration
 from tests.integration.tail.test_changes import DDL, HOMES, TABLES
+
+if TYPE_CHECKING:  # it may not have been built
+    from fixia_shardmig.tail._plain import PlainNet
 
 MANY = (
     "INSERT INTO users SELECT n, chr(97 + n % 3), 'u' || n, repeat('t', CASE WHEN n % 50 = 0 THEN 9000 ELSE 1 END),"
@@ -23,17 +28,28 @@ def shop(migration_of: Callable[..., Migration]) -> Migration:
     return migration_of(TABLES, DDL).copy()
 
 
+@pytest.fixture(params=[True, False], ids=["compiled", "general"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have plain changes go the compiled way, and everything the general one."""
+    monkeypatch.setattr(kernel, "IS_COMPILED", kernel.IS_COMPILED and request.param)
+
+
 @pytest.fixture
 def merged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give the tables to which net changes have been applied so far."""
     tables: list[str] = []
-    apply = Bulk.apply
+    apply, apply_plain = Bulk.apply, Bulk.apply_plain
 
     def noting(bulk: Bulk, net: NetChange) -> int:
         tables.append(net.table.name.name)
         return apply(bulk, net)
 
+    def noting_plain(bulk: Bulk, net: PlainNet) -> int:
+        tables.append(net.plan.table.leaf.name)
+        return apply_plain(bulk, net)
+
     monkeypatch.setattr(Bulk, "apply", noting)
+    monkeypatch.setattr(Bulk, "apply_plain", noting_plain)
     return tables
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixia_shardmig.tail.net import NetChange, Values
-from fixia_shardmig.tail.shards import DELETE, UPDATE, Operation, merge
+from fixia_shardmig.tail.operations import DELETE, UPDATE, Operation
+from fixia_shardmig.tail.shards import merge
 from fixia_shardmig.tail.statements import UPSERT
 from tests.fixtures.fix_catalogs import table
 

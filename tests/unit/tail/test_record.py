@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.tail.locations import Locations
+from fixia_shardmig.tail.operations import Operation
 from fixia_shardmig.tail.record import Decisions, Explicit
-from fixia_shardmig.tail.shards import Operation, _runs
+from fixia_shardmig.tail.shards import _runs
 from fixia_shardmig.tail.tables import Keyspace
 
 SPACE = Keyspace(TableName("public", "users"), ("id",))

@@ -1,0 +1,26 @@
+"""The compiled way of plain changes, where it was built: see `_plain.pyx` and docs/adr/0013.
+
+Without it, or with SHARDMIG_COMPILED=0, every change goes the general way, which says what the result has to be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+IS_COMPILED = os.environ.get("SHARDMIG_COMPILED") != "0" and find_spec("fixia_shardmig.tail._plain") is not None
+"""Whether `compiled` is there."""
+
+if TYPE_CHECKING or IS_COMPILED:
+    from fixia_shardmig.tail import _plain as compiled
+
+__all__ = ["IS_COMPILED", "arrays", "compiled"]
+
+
+def arrays(keys: Collection[tuple[str | None, ...]], columns: int) -> list[object]:
+    """Return a parameter for each array of `statements.wanted_keys`."""
+    if IS_COMPILED:
+        return [compiled.array_of(keys, place) for place in range(columns)]
+    return [list(part) for part in zip(*keys, strict=True)]
