@@ -24,6 +24,7 @@ from fixia_shardmig.model.errors import RefusedError, TemporaryError, Unroutable
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, is_open
+from fixia_shardmig.postgres.silence import excuse
 
 BINARY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 BINARY_HEADER = BINARY_SIGNATURE + b"\x00" * 8
@@ -207,9 +208,14 @@ def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask, pacer: Pacer 
 
 
 def _keep_pace(pacer: Pacer, size: int, sinks: list[_Sink]) -> None:
-    """Wait as long as the pace asks for; shards get what is buffered then, so that none takes us for silent."""
-    if pacer.passed(size):
-        for sink in sinks:
+    """Wait as long as the pace asks for; shards get what is buffered then, so that none takes us for silent.
+
+    Nor do we take a shard for silent which no row was for all the while.
+    """
+    waited = pacer.passed(size)
+    for sink in sinks:
+        sink.excuse()
+        if waited:
             sink.send_buffered()
 
 
@@ -264,6 +270,10 @@ class _Sink:
         self._size += len(row)
         if self._size >= SEND_BYTES:
             self._flush()
+
+    def excuse(self) -> None:
+        if self._session is not None:
+            excuse(self._session)
 
     def send_buffered(self) -> None:
         if self._buffer:

@@ -74,20 +74,26 @@ class _Watched:
         connection = self.connection()
         if connection is None or connection.closed:
             return False
-        silent_s = _silent_s(connection)
+        silent_s = self._silent_s(connection)
         if silent_s < SILENCE_S or _works(self.url, self.backend_pid, silent_s=silent_s):
             self.bad_looks = 0
             return True
         self.bad_looks += 1
-        if self.bad_looks >= BAD_LOOKS and _silent_s(connection) >= SILENCE_S:
+        if self.bad_looks >= BAD_LOOKS and self._silent_s(connection) >= SILENCE_S:
             _cut(connection)
             return False
         return True
+
+    def _silent_s(self, connection: psycopg.Connection[Any]) -> float:
+        excused_at = _excused.get(connection)
+        silent_s = _silent_s(connection)
+        return silent_s if excused_at is None else min(silent_s, time.monotonic() - excused_at)
 
 
 _lock = threading.Lock()
 _watched: list[_Watched] = []
 _guards: list[threading.Thread] = []
+_excused: weakref.WeakKeyDictionary[psycopg.Connection[Any], float] = weakref.WeakKeyDictionary()
 
 
 def watch(connection: psycopg.Connection[Any], url: str, backend_pid: int) -> None:
@@ -99,6 +105,11 @@ def watch(connection: psycopg.Connection[Any], url: str, backend_pid: int) -> No
         if not _guards:
             _guards.append(threading.Thread(target=_guard, name="silence", daemon=True))
             _guards[0].start()
+
+
+def excuse(connection: psycopg.Connection[Any]) -> None:
+    """Count a session's silence from now on: it is us who had nothing to send, and nothing was waited for."""
+    _excused[connection] = time.monotonic()
 
 
 def _guard() -> None:

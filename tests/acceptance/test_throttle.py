@@ -146,6 +146,17 @@ def test_another_rate_reaches_a_chunk_that_is_under_way(shop: Shop) -> None:
     assert rows_copied(shop) == shop.one("source", "select count(*) from users")
 
 
+def test_a_low_rate_is_not_taken_for_silence(shop: Shop) -> None:
+    """A shard that no row is for, for longer than it may be silent, keeps its session and its part of the chunk."""
+    shop.sql(
+        "source", "insert into users select n, 'pro', n || repeat(md5(n::text), 90) from generate_series(500, 1250) n"
+    )
+    shop.run("schema", "apply").expect(0)
+    env = {**shop.env, "SHARDMIG_SILENCE_S": "1"}
+    shop.run("copy", "--resume", "--jobs", "1", "--rate", "256KiB/s", env=env).expect(0)
+    assert rows_copied(shop) == shop.one("source", "select count(*) from users")
+
+
 def test_run_keeps_the_limits_in_every_phase(shop: Shop) -> None:
     """`run --rate` holds copy, catching up and following alike, and each says so."""
     running = shop.start("run", "--until", "tail", "--rate", "600KiB/s").wait_for(FOLLOWING)

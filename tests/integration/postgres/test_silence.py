@@ -108,6 +108,24 @@ def test_a_shard_that_waits_for_our_rows_is_left_alone(source_url: str) -> None:
     connection.close()
 
 
+def test_a_shard_that_no_row_was_for_is_left_alone_for_as_long_as_we_say_so(
+    source_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a low rate a chunk may have no row for a shard for minutes; once nobody speaks for it, it counts again."""
+    monkeypatch.setattr(silence, "SILENCE_S", SHORT_S / 2)
+    connection = connect(source_url, "copy in")
+    connection.execute("create table public.t (n int)")
+    watched = _watched(connection, source_url)
+    connection.pgconn.exec_(b"copy public.t from stdin")
+    for _ in range(6):
+        time.sleep(SHORT_S / 2)
+        silence.excuse(connection)
+        assert watched.look()
+    time.sleep(SHORT_S / 2 * silence.COPY_SILENCE + SHORT_S / 2)
+    assert [True, False] == [watched.look(), watched.look()]
+    connection.close()
+
+
 def test_a_session_that_waits_for_nothing_is_not_looked_at(source_url: str) -> None:
     """An idle one, also within a transaction: a snapshot's holder."""
     connection = connect(source_url, "holder")
