@@ -5,7 +5,8 @@ from __future__ import annotations
 from psycopg import sql
 
 from fixia_shardmig.copy.chunks import can_use_binary
-from fixia_shardmig.copy.worker import NO_HOME, ChunkTask, ShardWrite
+from fixia_shardmig.copy.relay import NO_HOME
+from fixia_shardmig.copy.worker import ChunkTask, ShardWrite
 from fixia_shardmig.journal.records import Chunk, SnapshotEpoch
 from fixia_shardmig.mapping.shard_map import OnShard, Reference, ShardMap
 from fixia_shardmig.model.catalog import Catalog, Table

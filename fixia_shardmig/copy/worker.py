@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import psycopg
 from psycopg import pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from fixia_shardmig.copy.pacing import BLOCK_BYTES, Pacer, pacer_of
+from fixia_shardmig.copy.relay import BINARY_HEADER, BINARY_TRAILER, Block, GetCopyData, read_block
 from fixia_shardmig.journal.journal import COPY_WRITER
 from fixia_shardmig.model.errors import RefusedError, TemporaryError, UnroutableError
 from fixia_shardmig.model.places import place
@@ -26,12 +28,7 @@ from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, is_open
 from fixia_shardmig.postgres.silence import excuse
 
-BINARY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
-BINARY_HEADER = BINARY_SIGNATURE + b"\x00" * 8
-BINARY_TRAILER = b"\xff\xff"
 SEND_BYTES = 64 * 1024
-NO_HOME = -1
-_HOME_FIELD_BYTES = 6
 PR_SET_PDEATHSIG = 1
 RESUME = "shardmig copy --resume"
 TRIES = 4
@@ -179,29 +176,18 @@ def _close_sources(url: str) -> None:
 
 def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask, pacer: Pacer | None) -> ChunkResult:
     began_s = time.monotonic()
-    rows = size = paced = 0
-    for message in _copy_out(source, task.copy_out):
-        if task.binary:
-            data = message[len(BINARY_HEADER) :] if message[:11] == BINARY_SIGNATURE else message
-            if data == BINARY_TRAILER:
-                continue
-        else:
-            data = message
-        rows += 1
-        size += len(data)
-        if pacer and size - paced >= BLOCK_BYTES:
-            _keep_pace(pacer, size - paced, sinks)
-            paced = size
-        if task.routed:
-            home, row = _split_binary(data) if task.binary else _split_text(data)
-            if home == NO_HOME:
-                raise UnroutableError(
-                    f"a row of {task.table} has no home under the mapping", hint="shardmig plan names such rows"
-                )
-            sinks[home].send(row)
-        else:
-            for sink in sinks:
-                sink.send(data)
+    rows = size = 0
+    for by_home, more_rows, more_bytes, _ in _copy_out(source, task, len(sinks) if task.routed else 1):
+        rows += more_rows
+        size += more_bytes
+        if by_home.pop():
+            raise UnroutableError(
+                f"a row of {task.table} has no home under the mapping", hint="shardmig plan names such rows"
+            )
+        for sink, its in zip(sinks, by_home if task.routed else by_home * len(sinks), strict=True):
+            sink.send(its)
+        if pacer:
+            _keep_pace(pacer, more_bytes, sinks)
     for sink in sinks:
         sink.commit()
     return ChunkResult(task.chunk_id, rows, size, {s.write.shard: s.rows for s in sinks}, time.monotonic() - began_s)
@@ -219,29 +205,18 @@ def _keep_pace(pacer: Pacer, size: int, sinks: list[_Sink]) -> None:
             sink.send_buffered()
 
 
-def _split_binary(data: bytes) -> tuple[int, bytes]:
-    """Take the leading int2 field off a binary row: (its value, the row with one field less)."""
-    fields = int.from_bytes(data[:2], "big") - 1
-    home = int.from_bytes(data[6:8], "big", signed=True)
-    return home, fields.to_bytes(2, "big") + data[2 + _HOME_FIELD_BYTES :]
-
-
-def _split_text(data: bytes) -> tuple[int, bytes]:
-    home, _, row = data.partition(b"\t")
-    return int(home), row
-
-
-def _copy_out(source: Connection, query: str) -> Iterator[bytes]:
-    """Yield one message a row. Uses libpq's calls directly: a cursor's `copy()` costs more than the rows do."""
+def _copy_out(source: Connection, task: ChunkTask, homes: int) -> Iterator[Block]:
+    """Yield blocks of rows. Uses libpq's calls directly: a cursor's `copy()` costs more than the rows do."""
     pgconn = source.pgconn
-    result = pgconn.exec_(query.encode())
+    result = pgconn.exec_(task.copy_out.encode())
     if result.status != pq.ExecStatus.COPY_OUT:
         raise psycopg.errors.error_from_result(result, encoding="utf-8")
-    while True:
-        size, data = pgconn.get_copy_data(0)
-        if size <= 0:
-            break
-        yield bytes(data)
+    get = cast("GetCopyData", pgconn.get_copy_data)
+    more = True
+    while more:
+        block = read_block(get, binary=task.binary, routed=task.routed, homes=homes, bytes_max=BLOCK_BYTES)
+        more = block[3]
+        yield block
     end = pgconn.get_result()
     if end is not None and end.status != pq.ExecStatus.COMMAND_OK:
         raise psycopg.errors.error_from_result(end, encoding="utf-8")
@@ -264,10 +239,10 @@ class _Sink:
         if write.before and not write.after:
             self._begin()
 
-    def send(self, row: bytes) -> None:
-        self.rows += 1
-        self._buffer.append(row)
-        self._size += len(row)
+    def send(self, rows: list[bytes]) -> None:
+        self.rows += len(rows)
+        self._buffer += rows
+        self._size += sum(map(len, rows))
         if self._size >= SEND_BYTES:
             self._flush()
 

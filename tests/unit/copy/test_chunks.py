@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixia_shardmig.copy.chunks import SPLIT_BYTES_MIN, Speed, can_use_binary, plan_chunks, split
-from fixia_shardmig.copy.worker import ChunkTask, ShardWrite, _split_binary, _split_text
+from fixia_shardmig.copy.worker import ChunkTask, ShardWrite
 from fixia_shardmig.journal.records import Chunk
 from fixia_shardmig.mapping.shard_map import Endpoint, OnShard, Reference, Rule, ShardMap, Skip
 from fixia_shardmig.model.names import TableName
@@ -108,19 +108,6 @@ def test_generated_columns_do_not_matter() -> None:
     """Pitfall 32: what is not copied has no say."""
     made = table("t", "id int!", "g money generated")
     assert can_use_binary(made)
-
-
-@given(home=st.integers(-1, 30_000), rest=st.binary(max_size=50))
-def test_the_home_is_taken_off_a_binary_row(home: int, rest: bytes) -> None:
-    """The first field is an int2; the row without it has one field less and is otherwise untouched."""
-    row = (3).to_bytes(2, "big") + (2).to_bytes(4, "big") + home.to_bytes(2, "big", signed=True) + rest
-    assert (home, (2).to_bytes(2, "big") + rest) == _split_binary(row)
-
-
-@given(home=st.integers(-1, 30_000), rest=st.binary(max_size=50))
-def test_the_home_is_taken_off_a_text_row(home: int, rest: bytes) -> None:
-    """Only the first tab separates; tabs within values are escaped by the server and stay."""
-    assert (home, rest) == _split_text(str(home).encode() + b"\t" + rest)
 
 
 def test_a_task_shows_no_url() -> None:
