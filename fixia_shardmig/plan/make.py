@@ -23,7 +23,17 @@ from fixia_shardmig.model.names import TableName
 from fixia_shardmig.placement.references import ForeignKeyFate, foreign_key_fates
 from fixia_shardmig.plan.checks import run_checks
 from fixia_shardmig.plan.findings import Finding, Look, Severity, Target, listed, row
-from fixia_shardmig.plan.placing import Counted, Counter, Homeless, R, T, in_parallel, leaves, open_counter
+from fixia_shardmig.plan.placing import (
+    Counted,
+    Counter,
+    Homeless,
+    R,
+    T,
+    in_parallel,
+    leaves,
+    may_lack_home,
+    open_counter,
+)
 from fixia_shardmig.plan.plan import CrossShardReference, Estimate, Plan, ShardShare, TablePlan
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.sessions import Connection, connect, session
@@ -50,6 +60,7 @@ def make_plan(
     *,
     estimates: bool = False,
     running: bool = False,
+    only_blockers: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> Plan:
     """Look at source and shards and return the plan.
@@ -59,6 +70,7 @@ def make_plan(
         source_url: The source; a secret.
         estimates: Read samples instead of counting all rows.
         running: Whether this migration is under way, so that its slot and publication are no left-overs.
+        only_blockers: Count only what could be a blocker: rows without a home where nothing says what becomes of them.
         on_progress: Takes a line for people before each longer step.
 
     Raises:
@@ -86,7 +98,7 @@ def make_plan(
         if any(finding.code == "source-pooler" for finding in findings):
             numbers = _Numbers({}, {}, {}, [])  # a snapshot cannot be shared through a pooler
         else:
-            numbers = _count(source_url, look, estimates=estimates, say=say)
+            numbers = _count(source_url, look, estimates=estimates, only_blockers=only_blockers, say=say)
     return _assemble(look, findings, numbers, index_bytes=index_bytes, exact=not estimates)
 
 
@@ -114,16 +126,20 @@ class _Numbers:
     failed: list[Finding]
 
 
-def _count(url: str, look: Look, *, estimates: bool, say: Callable[[str], None]) -> _Numbers:
+def _count(url: str, look: Look, *, estimates: bool, only_blockers: bool, say: Callable[[str], None]) -> _Numbers:
     failed: list[Finding] = []
-    references = list(_references(look.shard_map, look.catalog, look.fates))
+    references = [] if only_blockers else list(_references(look.shard_map, look.catalog, look.fates))
     with open_counter(url, look.shard_map, look.catalog, sampled=estimates, jobs=JOBS) as counter:
-        names = sorted(name for name in look.shard_map.tables if name in look.catalog.tables)
+        rules = look.shard_map.tables
+        names = sorted(
+            name for name in rules if name in look.catalog.tables and (may_lack_home(rules[name]) or not only_blockers)
+        )
         say(f"counting rows of {len(names)} tables")
         counted = _successes(names, in_parallel(counter.count, names, JOBS), failed)
         lost = [name for name, one in counted.items() if one.undecided or one.by_otherwise]
         homeless = _successes(lost, in_parallel(counter.homeless, lost, JOBS), failed)
-        say(f"counting rows of {len(references)} references across shards")
+        if references:
+            say(f"counting rows of {len(references)} references across shards")
         crossing = _successes(
             references, in_parallel(lambda reference: _crossing(counter, look, reference), references, JOBS), failed
         )

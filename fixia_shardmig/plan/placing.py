@@ -17,6 +17,7 @@ from psycopg import sql
 
 from fixia_shardmig.mapping.shard_map import (
     Follows,
+    OnShard,
     Path,
     Reference,
     Rule,
@@ -202,6 +203,11 @@ class Counter:
                 return list(connection.execute(query))
         finally:
             self.sessions.put(connection)
+
+
+def may_lack_home(rule: Rule) -> bool:
+    """Whether a row may have no home under a rule and would then stop a migration."""
+    return getattr(rule, "otherwise", None) is None and not isinstance(rule, Skip | Reference | OnShard)
 
 
 def leaves(catalog: Catalog, name: TableName) -> tuple[Table, ...]:

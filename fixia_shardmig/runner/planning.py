@@ -26,13 +26,14 @@ def propose_mapping(url: str, *, name: str, shards: tuple[str, ...] = ()) -> str
     return propose(catalog, name=name, shards=shards or None)
 
 
-def make(context: Context, *, estimates: bool = False) -> Plan:
+def make(context: Context, *, estimates: bool = False, only_blockers: bool = False) -> Plan:
     """Return the plan of a migration, begun or not."""
     return make_plan(
         context.shard_map,
         context.shard_map.source.url,
         estimates=estimates,
         running=has_begun(context),
+        only_blockers=only_blockers,
         on_progress=context.say,
     )
 
@@ -48,7 +49,7 @@ def has_begun(context: Context) -> bool:
 
 def refuse_blockers(context: Context) -> None:
     """Refuse to begin a migration whose plan has a blocker. Counts by samples: the copy itself looks at every row."""
-    plan = make(context, estimates=True)
+    plan = make(context, estimates=True, only_blockers=True)
     blockers = [finding for finding in plan.findings if finding.severity.value == "blocker"]
     if not blockers:
         return

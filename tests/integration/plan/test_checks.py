@@ -340,6 +340,16 @@ def test_followers_of_a_row_without_a_home_are_not_listed_again(planned: Plan) -
     assert ["users"] == [str(finding.table) for finding in made.found("no-home")]
 
 
+def test_who_asks_for_blockers_only_gets_each_of_them(planned: Plan) -> None:
+    """What a copy looks at before it begins: rows without a home, also a follower's own, and no count of references."""
+    ddl = POSTS.format("a int") + "INSERT INTO users VALUES ('u5', 'dual'); INSERT INTO posts VALUES ('p1', NULL, 1)"
+    made = planned(ddl, "  posts: {follows: user_id}\n")
+    plan = make_plan(made.split.shard_map, made.split.url, only_blockers=True)
+    blockers = [str(finding) for finding in plan.findings if finding.severity.value == "blocker"]
+    assert [str(finding) for finding in made.plan.findings if finding.severity.value == "blocker"] == blockers
+    assert {"users", "posts"} == {str(one.table) for one in plan.findings if one.code == "no-home"}
+
+
 def test_a_view_over_a_view_is_followed_down(planned: Plan) -> None:
     """What a view reads through another view decides too."""
     ddl = "CREATE TABLE items (a int PRIMARY KEY); CREATE VIEW v AS TABLE items; CREATE VIEW w AS TABLE v"
