@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+
+import psycopg
 
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.passes import Pass, open_pass
@@ -123,29 +125,45 @@ def verify_once(context: Context, journal: Journal, options: VerifyOptions) -> V
     if known:
         context.say(f"going on with a pass that has found {len(known)} of {len(compared)} tables equal")
     parts: list[VerifyResult] = []
-    with ThreadPoolExecutor(1, "definitions") as pool:
-        definitions = pool.submit(_definitions, context, compared)
-        while not parts or parts[-1].left:
-            if len(parts) == MOMENTS_MAX:
-                raise RefusedError(f"{MOMENTS_MAX} moments were not enough", hint="raise --max-snapshot-age")
-            parts.append(_at_a_moment(context, journal, options, kept, known))
-            known = _by_table(parts[-1].tables)
-        result = replace(joined(parts), definitions=definitions.result())
+    definitions = _Definitions(context, compared)
+    definitions.start()
+    while not parts or parts[-1].left:
+        if len(parts) == MOMENTS_MAX:
+            raise RefusedError(f"{MOMENTS_MAX} moments were not enough", hint="raise --max-snapshot-age")
+        parts.append(_at_a_moment(context, journal, options, kept, known))
+        known = _by_table(parts[-1].tables)
+    result = replace(joined(parts), definitions=definitions.result())
     kept.forget()
     _record(journal, result, began_at=kept.began_at, whole=chosen is None)
     return result
 
 
-def _definitions(context: Context, tables: frozenset[TableName]) -> dict[str, tuple[str, ...]]:
-    """Return, by shard, what of some tables is not defined as planned; of what cannot be compared, why."""
-    try:
-        found = schema_differences(context)
-    except ShardmigError as error:
-        return dict.fromkeys(context.shard_map.shard_names, (f"could not be compared: {error.message}",))
-    return {
-        shard: tuple(str(one) for one in differences if _root(context, one.table) in tables)
-        for shard, differences in found.items()
-    }
+class _Definitions(threading.Thread):
+    """Compares the definitions of some tables while their rows are read. A run that is stopped does not wait for it."""
+
+    def __init__(self, context: Context, tables: frozenset[TableName]) -> None:
+        super().__init__(name="definitions", daemon=True)
+        self._context = context
+        self._tables = tables
+        self._found: dict[str, tuple[str, ...]] = {}
+
+    def run(self) -> None:
+        """Note, by shard, what is not defined as planned; of what cannot be compared, why."""
+        try:
+            found = schema_differences(self._context)
+        except (ShardmigError, psycopg.Error) as error:
+            why = (f"could not be compared: {next(iter(str(error).splitlines()), '')}",)
+            self._found = dict.fromkeys(self._context.shard_map.shard_names, why)
+            return
+        self._found = {
+            shard: tuple(str(one) for one in differences if _root(self._context, one.table) in self._tables)
+            for shard, differences in found.items()
+        }
+
+    def result(self) -> dict[str, tuple[str, ...]]:
+        """Wait for the end and return what was found."""
+        self.join()
+        return self._found
 
 
 def _root(context: Context, table: TableName) -> TableName:

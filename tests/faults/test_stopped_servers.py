@@ -122,7 +122,7 @@ def test_a_tail_that_ends_under_a_waiting_verify_ends_it_at_once(shop: Shop) -> 
         tail.kill()
         cause, hint = _end_in_time(verify, 75)
     assert "the tail that was running has ended" in cause
-    assert hint.endswith("shardmig verify")
+    assert hint.endswith("shardmig verify --resume")
     shop.run("verify").expect(0)
     shop.check_nothing_lost()
 
