@@ -127,8 +127,10 @@ def test_old_snapshots_are_given_back_and_the_rest_has_another_moment(
     assert {"big", "small", "tiny"} == {str(entry.table) for entry in result.tables}
 
 
-def end_after(context: Context, monkeypatch: pytest.MonkeyPatch, tables: int) -> None:
-    """Verify with one worker and have it told to stop after some tables."""
+def end_after(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tables: int, *, equal: tuple[str, ...] = SIZES
+) -> None:
+    """Verify with one worker and have it told to stop after some of the tables that are equal."""
     keep, seen = Pass.keep, list[str]()
 
     def keep_and_stop(self: Pass, table: TableName, results: list[dict[str, object]]) -> None:
@@ -142,7 +144,7 @@ def end_after(context: Context, monkeypatch: pytest.MonkeyPatch, tables: int) ->
         with pytest.raises(StoppedError):
             verify_now(context, VerifyOptions(jobs=1))
     context.stop.clear()
-    assert list(SIZES[:tables]) == seen
+    assert list(equal[:tables]) == seen
 
 
 def test_a_pass_that_was_ended_is_gone_on_with(
@@ -171,6 +173,19 @@ def test_a_difference_takes_the_watermarks_away(
     assert [1] == [line.count("1 of 3 tables") for line in said if line.startswith("going on")]
     assert not verify_now(context, VerifyOptions(resume=True)).equal
     assert 1 == sum(line.startswith("going on") for line in said)
+
+
+def test_a_pass_that_was_ended_after_a_difference_begins_anew(
+    copied: Migration, telling: tuple[Context, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found equal before or after the difference is no watermark any more."""
+    context, said = telling
+    copied.on("south", "UPDATE big SET filler = ''")
+    end_after(context, monkeypatch, 1, equal=("small", "tiny"))
+    copied.on("west", "UPDATE small SET v = '' WHERE id = 1")
+    result = verify_now(context, VerifyOptions(resume=True))
+    assert {"big", "small"} == {str(difference.table) for difference in result.differences}
+    assert [] == [line for line in said if line.startswith("going on")]
 
 
 def test_a_pass_over_other_tables_or_rules_is_not_gone_on_with(
