@@ -1,7 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Reads the rows of a COPY and sorts them by home without looking into them; `relay.py` says what it does. Compiled."""
 
-cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcmp, memcpy
@@ -26,7 +25,6 @@ def read_block(get, *, bint binary, bint routed, int homes, Py_ssize_t bytes_max
     cdef list by_home = [[] for _ in range(homes + 1)]
     cdef Py_ssize_t rows = 0, total = 0, size
     cdef Py_buffer view
-    cdef int home
     while total < bytes_max:
         count, data = get(0)
         size = count

@@ -7,10 +7,10 @@ costs 2.5 µs of processor time here, and a quarter of it there (docs/adr/0013).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
+
+from fixia_shardmig.model.compiled import is_built
 
 BINARY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 BINARY_HEADER = BINARY_SIGNATURE + b"\x00" * 8
@@ -71,7 +71,7 @@ def _split_text(data: bytes) -> tuple[int, bytes]:
     return int(home), row
 
 
-IS_COMPILED = os.environ.get("SHARDMIG_COMPILED") != "0" and find_spec("fixia_shardmig.copy._relay") is not None
+IS_COMPILED = is_built("fixia_shardmig.copy._relay")
 """Whether `read_block` is the compiled one."""
 
 if TYPE_CHECKING:

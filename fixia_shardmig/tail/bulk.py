@@ -6,7 +6,7 @@ copied straight into the table; should one be there already, the unique violatio
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -94,9 +94,7 @@ class Bulk:
         if len(rows) < STAGED_MIN:
             return self._update(table, columns, rows)
         stage = self._stage(table, columns)
-        with self._connection.cursor() as cursor, cursor.copy(_copy_into_stage(stage, table, columns)) as copy:
-            for row in rows:
-                copy.write_row(row)
+        self._copy_rows(_copy_into_stage(stage, table, columns), rows)
         return self._from_stage(table, columns, stage)
 
     def _update(self, table: Table, columns: tuple[str, ...], rows: Sequence[Values]) -> int:
@@ -137,10 +135,12 @@ class Bulk:
 
     def _put(self, net: NetChange) -> None:
         if net.puts:
-            query = _copy_into(_name(net.table), net.columns)
-            with self._connection.cursor() as cursor, cursor.copy(query) as copy:
-                for key in sorted(net.puts):
-                    copy.write_row(net.puts[key])
+            self._copy_rows(_copy_into(_name(net.table), net.columns), (net.puts[key] for key in sorted(net.puts)))
+
+    def _copy_rows(self, query: sql.Composed, rows: Iterable[Values]) -> None:
+        with self._connection.cursor() as cursor, cursor.copy(query) as copy:
+            for row in rows:
+                copy.write_row(row)
 
     def _copy_lines(self, query: sql.Composed, changes: list[PlainChange], places: tuple[int, ...]) -> None:
         with self._connection.cursor() as cursor, cursor.copy(query) as copy:

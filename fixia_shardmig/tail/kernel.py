@@ -5,12 +5,12 @@ Without it, or with SHARDMIG_COMPILED=0, every change goes the general way, whic
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-IS_COMPILED = os.environ.get("SHARDMIG_COMPILED") != "0" and find_spec("fixia_shardmig.tail._plain") is not None
+from fixia_shardmig.model.compiled import is_built
+
+IS_COMPILED = is_built("fixia_shardmig.tail._plain")
 """Whether `compiled` is there."""
 
 if TYPE_CHECKING or IS_COMPILED:

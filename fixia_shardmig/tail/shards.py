@@ -93,7 +93,7 @@ class ShardSession:
 
     def add(self, leaf: TableName, operation: Operation) -> None:
         """Queue an operation behind the earlier ones on the same table; tables do not wait for each other."""
-        self._waiting.setdefault(leaf, []).append(operation)
+        self.queue_of(leaf).append(operation)
         self.pending += 1
 
     def queue_of(self, leaf: TableName) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from fixia_shardmig.copy import relay
 from fixia_shardmig.copy.relay import BINARY_HEADER, BINARY_TRAILER, Block, GetCopyData, ReadBlock
+from hatch_build import digest
 
 WAYS = [
     pytest.param(relay.read_block_in_python, id="python"),
@@ -53,7 +53,7 @@ def test_the_compiled_part_is_built_of_this_source() -> None:
     from fixia_shardmig.copy import _relay
 
     source = Path(relay.__file__).with_name("_relay.pyx")
-    assert hashlib.sha256(source.read_bytes()).hexdigest()[:16] == _relay.SOURCE, "python hatch_build.py"
+    assert digest(source) == _relay.SOURCE, "python hatch_build.py"
 
 
 @pytest.mark.parametrize("read", WAYS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import replace
@@ -20,6 +19,7 @@ from fixia_shardmig.postgres.transactions import Changes
 from fixia_shardmig.tail import kernel
 from fixia_shardmig.tail.locations import Locations
 from fixia_shardmig.tail.tables import RelationPlan, TailTables
+from hatch_build import digest
 from tests.model.source import CATALOG, RELATIONS, SHARD_MAP
 from tests.unit.postgres import pgoutput_bytes as write
 
@@ -61,8 +61,7 @@ def test_the_compiled_parts_are_built_and_of_this_source() -> None:
     """A tree in which they were left out, or left behind, would test something else than it says."""
     assert kernel.IS_COMPILED, "python hatch_build.py"
     source = Path(kernel.__file__).with_name("_plain.pyx")
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    assert digest == kernel.compiled.SOURCE, "python hatch_build.py"
+    assert digest(source) == kernel.compiled.SOURCE, "python hatch_build.py"
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, VALUES), min_size=1, max_size=5))
