@@ -113,7 +113,7 @@ def operating(context: Context) -> Iterator[Journal]:
 
 def verify_once(context: Context, journal: Journal, options: VerifyOptions) -> VerifyResult:
     """Compare in one pass, at as many moments as it takes, and record the outcome."""
-    chosen = chosen_tables(context, options.tables)
+    chosen = _chosen(context, options.tables)
     compared = context.shard_map.moved() if chosen is None else chosen
     what = {
         "tables": map(str, compared),
@@ -130,7 +130,7 @@ def verify_once(context: Context, journal: Journal, options: VerifyOptions) -> V
     while not parts or parts[-1].left:
         if len(parts) == MOMENTS_MAX:
             raise RefusedError(f"{MOMENTS_MAX} moments were not enough", hint="raise --max-snapshot-age")
-        parts.append(_at_a_moment(context, journal, options, kept, known))
+        parts.append(_at_a_moment(context, journal, options, kept, chosen=chosen, known=known))
         known = _by_table(parts[-1].tables)
     result = replace(joined(parts), definitions=definitions.result())
     kept.forget()
@@ -183,6 +183,8 @@ def _at_a_moment(
     journal: Journal,
     options: VerifyOptions,
     kept: Pass,
+    *,
+    chosen: frozenset[TableName] | None,
     known: Mapping[TableName, tuple[TableResult, ...]],
 ) -> VerifyResult:
     """Compare what is not known yet at one LSN, for as long as its snapshots may get old."""
@@ -199,7 +201,7 @@ def _at_a_moment(
         return compare(
             context,
             at,
-            tables=chosen_tables(context, options.tables),
+            tables=chosen,
             jobs=options.jobs,
             kept=known,
             pacing=Pacing(options.rate_bytes_per_s, None if age_s is None else time.monotonic() + age_s),
@@ -235,7 +237,7 @@ def compare(
     )
 
 
-def chosen_tables(context: Context, tables: Collection[str]) -> frozenset[TableName] | None:
+def _chosen(context: Context, tables: Collection[str]) -> frozenset[TableName] | None:
     """Return the tables that an operator has named, or None for all."""
     if not tables:
         return None

@@ -101,6 +101,11 @@ class Differences:
         return sum(self.counts.values())
 
 
+def key_text(key: Mapping[str, str | None]) -> str:
+    """Return what names a row, for people: `id=4, part=NULL`."""
+    return ", ".join(f"{name}={'NULL' if text is None else text}" for name, text in key.items())
+
+
 def combined(left: Digests, right: Digests) -> Digests:
     """Return the digests of two parts of a table taken together."""
     whole = dict(left)

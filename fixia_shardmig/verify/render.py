@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from fixia_shardmig.verify.comparison import NAMED_MAX, Difference
+from fixia_shardmig.verify.comparison import NAMED_MAX, Difference, key_text
 from fixia_shardmig.verify.repair import RepairAction
 from fixia_shardmig.verify.result import ReferenceResult, VerifyResult
 
@@ -33,11 +33,7 @@ def render_actions(actions: Sequence[RepairAction], *, dry_run: bool) -> str:
 def action_text(action: RepairAction) -> str:
     """Return one line: `insert on clients  services  id=4`."""
     times = f"  {action.copies:,} times" if action.copies > 1 else ""
-    return f"{action.act} on {action.shard}  {action.table}  {_key(action.key)}{times}"
-
-
-def _key(key: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{name}={'NULL' if text is None else text}" for name, text in key.items())
+    return f"{action.act} on {action.shard}  {action.table}  {key_text(action.key)}{times}"
 
 
 def _sentence(result: VerifyResult) -> str:
@@ -99,7 +95,7 @@ def _differences(result: VerifyResult) -> Iterator[str]:
 
 
 def _difference(difference: Difference) -> str:
-    parts = [f"{_SIGNS[difference.kind]} {difference.shard}  {difference.table}  {_key(difference.key)}"]
+    parts = [f"{_SIGNS[difference.kind]} {difference.shard}  {difference.table}  {key_text(difference.key)}"]
     if difference.copies > 1:
         parts.append(f"{difference.copies:,} times")
     if difference.columns:

@@ -32,7 +32,7 @@ from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, scalar
 from fixia_shardmig.verify.canonical import HashForm, column_hashes_sql, text_sql
-from fixia_shardmig.verify.comparison import Difference, Names, Row, compare_rows
+from fixia_shardmig.verify.comparison import Difference, Names, Row, compare_rows, key_text
 from fixia_shardmig.verify.homes import EVERY_SHARD, HomeSql, equal, home_sql, relation
 from fixia_shardmig.verify.layouts import layout_of
 from fixia_shardmig.verify.queries import Layout, chosen_rows_query, on_shard
@@ -161,7 +161,7 @@ def _refuse_left(left: Sequence[Difference]) -> None:
     if not left:
         return
     first = left[0]
-    key = ", ".join(f"{name}={text}" for name, text in first.key.items())
+    key = key_text(first.key)
     columns = f" in {', '.join(first.columns)}" if first.columns else ""
     raise RefusedError(
         f"{first.table} {key} on {first.shard} would still be {first.kind}{columns}; nothing was written",
