@@ -36,9 +36,8 @@ def memory_mb(step: Statement, table_bytes: int, *, together: int, workers: int)
     most = min(ONE_MB_MAX, TOGETHER_MB_MAX // max(1, together))
     if step.kind not in {"INDEX", "CONSTRAINT"} or not _SORTED.search(step.sql):
         return most
-    one_merge_mb = (
-        math.isqrt(2 * table_bytes * MERGE_TAPE_BYTES) // 1024**2
-    )  # keys in memory: up to twice those on disk
+    # keys in memory: up to twice those on disk
+    one_merge_mb = math.isqrt(2 * table_bytes * MERGE_TAPE_BYTES) // 1024**2
     return min(most, max(SORT_MB_MIN, one_merge_mb, WORKER_MB_MIN * (workers + 1) if workers else 0))
 
 
