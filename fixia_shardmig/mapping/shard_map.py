@@ -129,6 +129,28 @@ class ShardMap:
         """Return the shards in the file's order; a shard's place in it is its number in the copy."""
         return tuple(self.shards)
 
+    @property
+    def reference_home(self) -> str:
+        """Return the shard on which reference tables are written once the shards have the writes."""
+        return self.journal_shard
+
+    def back_name(self, shard: str) -> str:
+        """Return the name of a shard's slot and publication of the way back; slots are named server by server."""
+        return f"shardmig_{self.name}_back_{self.shard_names.index(shard)}"
+
+    def reference_name(self, shard: str) -> str:
+        """Return the name of the slot and the subscription by which a shard gets the reference tables."""
+        return f"shardmig_{self.name}_ref_{self.shard_names.index(shard)}"
+
+    def references(self) -> frozenset[TableName]:
+        """Return the tables that live on every shard."""
+        return frozenset(name for name, rule in self.tables.items() if isinstance(rule, Reference))
+
+    def written_on(self, shard: str) -> frozenset[TableName]:
+        """Return the tables that may be written on a shard once the shards have the writes."""
+        listed = self.moved() if shard == self.reference_home else self.moved() - self.references()
+        return frozenset(table for table in listed if shard in self.shards_of(table))
+
     def moved(self) -> frozenset[TableName]:
         """Return the tables whose rows reach some shard."""
         return frozenset(name for name, rule in self.tables.items() if not isinstance(rule, Skip))

@@ -123,7 +123,7 @@ class Router:
             self._route_plain(transactions)
             return
         unsent_bytes = 0
-        for window, size_bytes in _windows(transactions):
+        for window, size_bytes in windows(transactions):
             if self.locations.is_full:
                 self.relieve()
                 unsent_bytes = 0
@@ -577,7 +577,7 @@ class Router:
 # helpers
 
 
-def _windows(transactions: Iterable[Transaction]) -> Iterator[tuple[list[tuple[Transaction, Change]], int]]:
+def windows(transactions: Iterable[Transaction]) -> Iterator[tuple[list[tuple[Transaction, Change]], int]]:
     """Yield the changes of all transactions in order, each with its transaction, so many at a time, and their bytes."""
     window: list[tuple[Transaction, Change]] = []
     size_bytes = 0

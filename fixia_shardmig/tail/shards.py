@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -244,6 +244,15 @@ class ShardSession:
         self._bulk.committed()
         self.position = lsn
         self.settled = lsn if settled else self.settled
+
+    def commit_streams(self, positions: Mapping[str, LSN]) -> None:
+        """Commit what several streams brought, together with the positions of all of them."""
+        for stream, lsn in positions.items():
+            set_position(self.connection, lsn, stream)
+        place("back.before_commit")
+        self._connection.commit()
+        place("back.committed")
+        self._bulk.committed()
 
     def rollback(self) -> None:
         """Forget the batch."""

@@ -1,0 +1,135 @@
+"""What the way back keeps: on the source how far each shard's stream is applied and which rows are contested, in the
+journal what the tail of the way back last said of itself.
+
+A row is contested when more than one shard's stream speaks of it and their order cannot be told: see
+docs/explanation/way-back.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import LiteralString
+
+from psycopg.types.json import Jsonb
+
+from fixia_shardmig.journal.journal import Journal, position, set_position
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.names import TableName
+from fixia_shardmig.postgres.named_sql import named_sql
+from fixia_shardmig.postgres.sessions import Connection, scalar
+
+ContestedKey = tuple[TableName, tuple[str, ...]]
+"""A table that holds rows, and a row's key as `placement.stream.comparable` gives it."""
+
+
+def _query(name: str) -> LiteralString:
+    return named_sql("fixia_shardmig.journal", "way_back.sql", name)
+
+
+@dataclass(frozen=True, slots=True)
+class BackState:
+    """What the tail of the way back last said of itself.
+
+    Attributes:
+        applied: Shard -> up to where its changes are on the source.
+        seen: Shard -> the newest position its server has spoken of.
+        contested: Rows that wait to be read again from the shards.
+        missed: Changes that hit no row although they should have: somebody else writes to the source.
+        blocked_by: The conflict that a stream waits behind, for others may still resolve it; empty when none does.
+    """
+
+    age_s: float
+    applied: Mapping[str, LSN]
+    seen: Mapping[str, LSN]
+    transactions: int = 0
+    changes: int = 0
+    changes_per_s: float = 0.0
+    contested: int = 0
+    missed: int = 0
+    blocked_by: str = ""
+    stopped_by: str = ""
+
+    @property
+    def lag_bytes(self) -> Mapping[str, int]:
+        """Return how much WAL of each shard is not on the source yet."""
+        return {shard: max(0, self.seen[shard] - lsn) for shard, lsn in self.applied.items()}
+
+
+@dataclass(slots=True)
+class SourceBooks:
+    """The tables of the way back on the source, over one session."""
+
+    connection: Connection = field(repr=False)
+
+    def begin(self, positions: Mapping[str, LSN]) -> None:
+        """Start anew, each shard's stream at its slot."""
+        with self.connection.transaction():
+            self.connection.execute(_query("on_the_source"))
+            self.connection.execute("TRUNCATE shardmig.position, shardmig.contested")
+            for shard, lsn in positions.items():
+                set_position(self.connection, lsn, shard)
+
+    def positions(self, shards: Iterable[str]) -> dict[str, LSN | None]:
+        """Return up to where each shard's stream is applied; None before the way back was prepared."""
+        return {shard: position(self.connection, shard) for shard in shards}
+
+    def contested(self) -> list[ContestedKey]:
+        """Return the contested rows."""
+        rows = self.connection.execute(_query("contested")).fetchall()
+        return [(TableName(schema, name), tuple(key)) for schema, name, key in rows]
+
+    def contested_count(self) -> int:
+        """Return how many rows are contested; 0 where the way back was never prepared."""
+        if scalar(self.connection, "SELECT to_regclass('shardmig.contested')") is None:
+            return 0
+        return int(scalar(self.connection, _query("count_contested")))
+
+    def add_contested(self, keys: Iterable[ContestedKey]) -> None:
+        """Note contested rows in the caller's transaction."""
+        self._each("add_contested", keys)
+
+    def drop_contested(self, keys: Iterable[ContestedKey]) -> None:
+        """Take rows off the list in the caller's transaction."""
+        self._each("drop_contested", keys)
+
+    def _each(self, name: str, keys: Iterable[ContestedKey]) -> None:
+        rows = [(table.schema, table.name, list(key)) for table, key in keys]
+        if rows:
+            with self.connection.cursor() as cursor:
+                cursor.executemany(_query(name), rows)
+
+
+def tell_back_state(journal: Journal, state: BackState) -> None:
+    """Publish the figures for status and for gates."""
+    streams = {shard: [str(lsn), str(state.seen[shard])] for shard, lsn in state.applied.items()}
+    journal.connection.execute(
+        _query("tell_state"),
+        (
+            Jsonb(streams),
+            state.transactions,
+            state.changes,
+            state.changes_per_s,
+            state.contested,
+            state.missed,
+            state.blocked_by,
+            state.stopped_by,
+        ),
+    )
+
+
+def prepare_back_state(journal: Journal) -> None:
+    """Make the table of the figures where there is none."""
+    journal.connection.execute(_query("state_table"))
+
+
+def back_state(journal: Journal) -> BackState | None:
+    """Return what was told last, or None before the first."""
+    if scalar(journal.connection, "SELECT to_regclass('shardmig.back_state')") is None:
+        return None
+    row = journal.connection.execute(_query("state")).fetchone()
+    if row is None:
+        return None
+    applied = {shard: LSN.parse(pair[0]) for shard, pair in row[1].items()}
+    seen = {shard: LSN.parse(pair[1]) for shard, pair in row[1].items()}
+    return BackState(row[0], applied, seen, *row[2:])
