@@ -30,6 +30,7 @@ from fixia_shardmig.cutover.sequences import (
 )
 from fixia_shardmig.cutover.sides import open_sides
 from fixia_shardmig.cutover.switch import EVIDENCE, RESUME, Run, finish, switch, take_back
+from fixia_shardmig.cutover.way_back import prepare_way_back
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
@@ -89,7 +90,7 @@ def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, h
         unfinished = finish(run, epoch)
         return CutoverResult(
             switched=True,
-            pause_ms=(time.monotonic() - began) * 1000,
+            pause_ms=run.pause_ms(began),
             steps=tuple(run.steps),
             marker_lsn=proven.drained.marker.ends_at,
             gates=gates,
@@ -120,7 +121,7 @@ def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
             source_lsn=insert_lsn(run.sides.source),
             sequences=plan_sequences(run.shard_map, catalog, observed),
         )
-        gates = all_gates(look, run.sides, run.options.limits)
+        gates = all_gates(look, run.sides, run.options.limits, way_back=run.options.way_back)
         if all(gate.ok for gate in gates if gate.name in {"phase", "tail", "lag", "slot"}):
             gates = (*gates, _rehearsed_drain(run))
     run.journal.event("cutover_gates", closed=[gate.name for gate in gates if not gate.ok])
@@ -180,9 +181,9 @@ def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[_Pro
 
 
 def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
-    """Fence, drain, check, sequences, seal.
+    """Fence, drain, check, sequences, the way back (pitfall 65), seal.
 
-    A pooler's PAUSE belongs before these, the slots of the way back before the seal (pitfall 65).
+    A pooler's PAUSE belongs before these.
     """
     deadline = began + run.options.max_pause_s
     reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
@@ -201,6 +202,11 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
     with run.step("sequences"):
         _set_sequences(run, catalog)
     _refuse_late(run, deadline)
+    if run.options.way_back:
+        with run.step("way_back"):
+            prepare_way_back(run.sides, run.shard_map, deadline=deadline)
+            run.keep(way_back=True)
+        _refuse_late(run, deadline)
     with run.step("seal"):
         seal_fence(
             run.sides.source,

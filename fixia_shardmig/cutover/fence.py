@@ -24,6 +24,7 @@ from typing import Any, Final, LiteralString, cast
 from psycopg import errors, sql
 
 from fixia_shardmig.journal.journal import LOCK_CLASS
+from fixia_shardmig.journal.way_back import APPLY_SETTING
 from fixia_shardmig.model.errors import HeldError, RefusedError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.sessions import Connection, scalar
@@ -107,6 +108,9 @@ class FenceBlockedError(RefusedError):
 
 _BODY: LiteralString = """-- {about}
 BEGIN
+    IF pg_catalog.current_setting({setting}, true) = {migration} THEN
+        RETURN NULL;
+    END IF;
     IF pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) >= {expires} THEN
         RETURN NULL;
     END IF;
@@ -497,6 +501,8 @@ def _body(kind: FenceKind, about: str, *, migration: str, owner: str, expires: f
         hint = f"try again in a moment; if nobody lifts the fence it opens by itself at {until}"
     return sql.SQL(_BODY).format(
         about=quoted_about,
+        setting=sql.Literal(APPLY_SETTING),
+        migration=sql.Literal(migration),
         expires=sql.Literal(expires) if expires is not None else sql.SQL("'infinity'::double precision"),
         sqlstate=sql.Literal(SQLSTATE_MOVED if expires is None else SQLSTATE_PAUSED),
         message=sql.Literal(message),

@@ -1,6 +1,6 @@
 """What has to hold before anybody is made to wait. Each gate is one look; none of them changes anything.
 
-A gate that is closed refuses the cutover. Some only inform (`free_slots`, `other_writers`): they are always ok. Each
+A gate that is closed refuses the cutover. One only informs (`other_writers`): it is always ok. Each
 says in `hint` what opens it. `all_gates` asks them all, so that an operator sees every reason at once.
 """
 
@@ -15,6 +15,7 @@ from fixia_shardmig.cutover.fence import FenceState, lock_holders, prepared_tran
 from fixia_shardmig.cutover.hooks import hook_program
 from fixia_shardmig.cutover.sequences import SequencePlan
 from fixia_shardmig.cutover.sides import Sides
+from fixia_shardmig.cutover.way_back import rehearse_subscription
 from fixia_shardmig.journal.records import Migration, TailState
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
@@ -76,10 +77,17 @@ SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'it is a standby'
             WHEN current_setting('transaction_read_only')::bool THEN 'default_transaction_read_only is on' END
 """
 
-_FREE: LiteralString = """
-SELECT current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_catalog.pg_replication_slots)::int,
+_SLOT_ROOM: LiteralString = """
+SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()),
+       current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_catalog.pg_replication_slots)::int,
        current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int,
-       current_setting('wal_level')
+       (SELECT count(*) FROM pg_catalog.pg_replication_slots WHERE starts_with(slot_name, %(ours)s))::int,
+       CASE WHEN current_setting('wal_level') <> 'logical'
+            THEN 'wal_level is ' || current_setting('wal_level') || ', a slot needs logical' END,
+       CASE WHEN NOT (rolsuper OR rolreplication) THEN 'role ' || rolname || ' may not make slots' END,
+       CASE WHEN NOT pg_catalog.has_database_privilege(current_database(), 'CREATE')
+            THEN 'role ' || rolname || ' may not make a publication' END
+FROM pg_catalog.pg_roles WHERE rolname = current_user
 """
 
 
@@ -121,7 +129,7 @@ class Look:
     sequences: tuple[SequencePlan, ...]
 
 
-def all_gates(look: Look, sides: Sides, limits: Limits) -> tuple[Gate, ...]:
+def all_gates(look: Look, sides: Sides, limits: Limits, *, way_back: bool = True) -> tuple[Gate, ...]:
     """Ask every gate."""
     moved = look.shard_map.moved()
     return (
@@ -141,7 +149,7 @@ def all_gates(look: Look, sides: Sides, limits: Limits) -> tuple[Gate, ...]:
         sequences_plannable(look.sequences),
         targets_writable(sides),
         hooks_runnable(look.shard_map),
-        free_slots(sides),
+        way_back_possible(sides, look.shard_map, wanted=way_back),
         other_writers(sides.source),
     )
 
@@ -301,13 +309,43 @@ def hooks_runnable(shard_map: ShardMap) -> Gate:
     return Gate("hooks", ok=True, detail=_listed(shard_map.on_switch) or "none: you re-point the application yourself")
 
 
-def free_slots(sides: Sides) -> Gate:
-    """For information: whether each shard has room for the slot and the sender of the way back."""
-    rows = sides.each_shard(lambda _, connection: connection.execute(_FREE).fetchone())
-    listed = [
-        f"{name}: {row[0]} slots, {row[1]} senders, wal_level {row[2]}" for name, row in rows.items() if row is not None
+def way_back_possible(sides: Sides, shard_map: ShardMap, *, wanted: bool) -> Gate:
+    """Each shard can have the slots of the way back and of the reference tables, and our role may make them (65)."""
+    if not wanted:
+        return Gate("way_back", ok=True, detail="not wanted: there will be no rollback")
+    ours = {"ours": f"shardmig_{shard_map.name}_"}
+    rows = sides.each_shard(lambda _, connection: connection.execute(_SLOT_ROOM, ours).fetchone())
+    reasons: list[str] = []
+    room: dict[str, int] = {}
+    for name, row in rows.items():
+        if row is None:
+            continue
+        reasons += [f"{name}: {reason}" for reason in row[4:] if reason]
+        server = str(row[0])
+        room.setdefault(server, min(row[1], row[2]) + row[3])
+        room[server] -= 1 + (len(rows) - 1 if name == shard_map.reference_home and shard_map.references() else 0)
+    reasons += [f"the server {server} lacks {-left} slots or senders" for server, left in room.items() if left < 0]
+    if not reasons:
+        reasons = _not_subscribing(sides, shard_map)
+    hint = "ALTER SYSTEM SET wal_level = logical, restart; ALTER ROLE … REPLICATION; raise max_replication_slots;"
+    hint += " or shardmig cutover --no-way-back"
+    detail = "; ".join(reasons) or f"a slot on each of {len(rows)} shards"
+    return Gate("way_back", not reasons, detail, hint if reasons else "")
+
+
+def _not_subscribing(sides: Sides, shard_map: ShardMap) -> list[str]:
+    if not shard_map.references():
+        return []
+    home = shard_map.reference_home
+
+    def rehearse(name: str, connection: Connection) -> str:
+        return "" if name == home else rehearse_subscription(connection, shard_map, name)
+
+    return [
+        f"{name} cannot subscribe to the reference tables of {home}: {reason}"
+        for name, reason in sides.each_shard(rehearse).items()
+        if reason
     ]
-    return Gate("free_slots", ok=True, detail="; ".join(listed))
 
 
 def other_writers(source: Connection) -> Gate:

@@ -129,7 +129,7 @@ def _finished(run: Run, epoch: int, began: float) -> CutoverResult:
     marker = run.evidence.get("marker_lsn")
     return CutoverResult(
         switched=True,
-        pause_ms=(time.monotonic() - began) * 1000,
+        pause_ms=run.pause_ms(began),
         steps=tuple(run.steps),
         marker_lsn=LSN.parse(marker) if marker else None,
         routing_epoch=epoch,

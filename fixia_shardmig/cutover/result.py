@@ -29,6 +29,7 @@ class CutoverOptions:
         count_budget_s: How long rows may be counted within the pause.
         lock_timeout_s: How long one try of the fence may keep writers waiting.
         expiry_margin_s: How long the fence outlives `max_pause_s`.
+        way_back: Whether what is written to the shards can come back; without it no rollback is possible.
     """
 
     max_pause_s: float = MAX_PAUSE_S
@@ -36,6 +37,7 @@ class CutoverOptions:
     count_budget_s: float = COUNT_BUDGET_S
     lock_timeout_s: float = LOCK_TIMEOUT_S
     expiry_margin_s: float = EXPIRY_MARGIN_S
+    way_back: bool = True
     hook_timeout_s: float = HOOK_TIMEOUT_S
     limits: Limits = field(default_factory=Limits)
 

@@ -20,11 +20,13 @@ from fixia_shardmig.cutover.fence import lift_fence, open_fence
 from fixia_shardmig.cutover.hooks import run_hook
 from fixia_shardmig.cutover.result import CutoverOptions, Hands, Step
 from fixia_shardmig.cutover.sides import Sides
+from fixia_shardmig.cutover.way_back import forget_way_back, subscribe_references
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.sessions import Connection, is_open, session
+from fixia_shardmig.postgres.slots import drop_slot
 
 LIFT_S: Final = 2.0
 """How long a lift tries to drop the triggers of a fence that is open already."""
@@ -49,6 +51,12 @@ class Run:
     owner: str
     steps: list[Step] = field(default_factory=list)
     evidence: dict[str, Any] = field(default_factory=dict)
+    open_at: float = 0.0
+    """When the writers could write again, by `time.monotonic`; 0 before that."""
+
+    def pause_ms(self, began: float) -> float:
+        """Return how long writers have been kept waiting, until now if they still are."""
+        return ((self.open_at or time.monotonic()) - began) * 1000
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -108,21 +116,24 @@ def _take_back_where_lost(
             journal = stack.enter_context(Journal(journal.url, journal.name, actor=journal.actor))
         if not is_open(source):
             source = stack.enter_context(session(shard_map.source.url, "cutover undo"))
-        return _take_back(journal, source, owner=owner, reason=reason)
+        return _take_back(shard_map, journal, source, owner=owner, reason=reason)
 
 
-def _take_back(journal: Journal, source: Connection, *, owner: str, reason: str) -> bool:
+def _take_back(shard_map: ShardMap, journal: Journal, source: Connection, *, owner: str, reason: str) -> bool:
     name = journal.name
     with journal.connection.transaction():
         migration = journal.get()
         if writer_in(migration.phase) is Writer.SHARDS:
             return False
         cutover = migration.evidence.get(EVIDENCE) or {}
+        way_back = bool(cutover.get("sequences_set"))
         if migration.phase is Phase.FENCED and cutover.get("owner") == owner:
             journal.advance(Phase.FENCED, Phase.TAILING, {EVIDENCE: None})
         open_fence(source, migration=name, owner=owner, sealed=True)
     left = lift_fence(source, migration=name, owner=owner, sealed=True, deadline=time.monotonic() + LIFT_S)
     journal.event("cutover_undone", owner=owner, reason=reason, triggers_left_open=[str(table) for table in left])
+    if way_back and (failure := forget_way_back(shard_map)):
+        journal.event("way_back_left_over", reason=failure)
     return True
 
 
@@ -130,8 +141,9 @@ def finish(run: Run, epoch: int) -> str:
     """Do what follows the switch, as often as asked; returns what is still to do, or nothing.
 
     Triggers of the shards are enabled only now: before the switch everything can be undone, and a tail that goes on
-    would fire them. The hooks come last, so no writer is led to a shard that is not ready. Here the slot of the way
-    back and the pooler's re-pointing will join in. Nothing that fails is undone, and the source stays fenced (63).
+    would fire them. The hooks come after it, so no writer is led to a shard that is not ready. The slot of the way
+    there goes last: nobody reads it any more, and it would hold the source's WAL. Nothing that fails is undone, and the
+    source stays fenced (63).
     """
     try:
         return _finish(run, epoch)
@@ -147,6 +159,11 @@ def _finish(run: Run, epoch: int) -> str:
             run.hands.enable_on_shards()
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"enabling triggers on the shards: {str(error).splitlines()[0]}")
+    try:
+        with run.step("references"):
+            subscribe_references(run.sides, run.shard_map)
+    except (ShardmigError, psycopg.Error) as error:
+        return _unfinished(run, epoch, f"subscribing to the reference tables: {str(error).splitlines()[0]}")
     if run.shard_map.on_switch:
         failures: list[str] = []
         with run.step("hook"):
@@ -156,6 +173,12 @@ def _finish(run: Run, epoch: int) -> str:
                 failures += [failure] if failure else []
         if failures:
             return _unfinished(run, epoch, f"hook {'; '.join(failures)}")
+    run.open_at = time.monotonic()
+    try:
+        with run.step("slot"):
+            drop_slot(run.sides.source, run.journal.get().slot)
+    except (ShardmigError, psycopg.Error) as error:
+        return _unfinished(run, epoch, f"dropping the slot of the way there: {str(error).splitlines()[0]}")
     run.journal.add_evidence({FINISHED: epoch})
     run.journal.event("cutover_finished", owner=run.owner, epoch=epoch)
     return ""

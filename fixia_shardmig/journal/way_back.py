@@ -1,5 +1,4 @@
-"""What the way back keeps: on the source how far each shard's stream is applied and which rows are contested, in the
-journal what the tail of the way back last said of itself.
+"""What the way back keeps: positions and contested rows on the source, the figures of its tail in the journal.
 
 A row is contested when more than one shard's stream speaks of it and their order cannot be told: see
 docs/explanation/way-back.md.
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import LiteralString
+from typing import Final, LiteralString
 
 from psycopg.types.json import Jsonb
 
@@ -18,6 +17,9 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection, scalar
+
+APPLY_SETTING: Final = "shardmig.apply"
+"""A session that has this set to the migration's name passes the fence: it brings the other side's writes."""
 
 ContestedKey = tuple[TableName, tuple[str, ...]]
 """A table that holds rows, and a row's key as `placement.stream.comparable` gives it."""

@@ -27,10 +27,10 @@ WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped 
 
 
 class Definitions:
-    """Asks the source what a relation of the stream means."""
+    """Asks the stream's server what a relation means."""
 
     def __init__(self, source: Connection) -> None:
-        """Take a session on the source."""
+        """Take a session on the server whose stream it is."""
         self._source = source
 
     def refuse_drift(self, table: Table, relation: Relation) -> None:
@@ -57,6 +57,17 @@ class Definitions:
             f"the definition of {table.name} changed on the source ({difference}); its changes wait in the slot",
             hint="run the same DDL on every shard that has the table (shardmig schema diff), then: shardmig tail",
         )
+
+    def refuse_other_shape(self, table: Table, relation: Relation, shard: str) -> None:
+        """Raise DriftError before the first change of a shard whose shape the source does not have."""
+        there = self._of(relation)
+        planned = {column.name: column.type_text for column in table.copied_columns}
+        if there != planned:
+            raise DriftError(
+                f"{table.name} is defined otherwise on {shard} than on the source ({_difference(planned, there)}); its"
+                " changes wait in the slot",
+                hint="run the same DDL on the source and on every shard that has the table, then: shardmig tail",
+            )
 
     def _of(self, relation: Relation) -> Shape:
         rows = self._source.execute(_TYPES, (list(relation.type_oids), list(relation.type_modifiers))).fetchall()

@@ -1,0 +1,255 @@
+"""Prepares the way back while nobody writes, and takes it down: slots, publications, the source's books.
+
+On every shard a publication of what may be written there and a slot; on the source, for each, the position where it
+begins. Made behind the drain and before the switch (pitfall 65): a slot made earlier would bring back what the tail of
+the way there has applied. Reference tables go from their home to the other shards by PostgreSQL's own publication and
+subscriptions, whose slots begin at the same moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, LiteralString
+
+import psycopg
+from psycopg import errors, sql
+
+from fixia_shardmig.cutover.sides import Sides
+from fixia_shardmig.journal.way_back import SourceBooks
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.errors import RefusedError, ShardmigError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.places import place
+from fixia_shardmig.postgres.publications import create_publication, drop_publication
+from fixia_shardmig.postgres.sessions import Connection, scalar, session
+from fixia_shardmig.postgres.slots import blocking_transactions, drop_slot
+
+ORIGIN_NONE_SINCE: Final = 16_00_00
+
+GUARD: Final = "shardmig_reference_guard"
+SQLSTATE_ELSEWHERE: Final = "SM003"
+"""A reference table is written on its home only; what is written elsewhere would reach nobody."""
+
+_SUBSCRIBED: LiteralString = (
+    "SELECT 1 FROM pg_catalog.pg_subscription WHERE subname = %s AND subdbid = (SELECT oid"
+    " FROM pg_catalog.pg_database WHERE datname = current_database())"
+)
+
+
+def prepare_way_back(sides: Sides, shard_map: ShardMap, *, deadline: float) -> dict[str, LSN]:
+    """Make the slots of all shards, at once, and the books on the source; returns where each stream begins.
+
+    What an earlier cutover left is dropped first. Nobody may write to the shards meanwhile.
+
+    Raises:
+        RefusedError: A slot could not be made in time: an open transaction on that server is named; or not at all.
+    """
+
+    def on_shard(name: str, connection: Connection) -> LSN:
+        slot, tables = shard_map.back_name(name), shard_map.written_on(name)
+        with _within(connection, deadline, name):
+            drop_slot(connection, slot)
+            drop_publication(connection, slot)
+            if tables:
+                create_publication(connection, slot, tables)
+            begins = _create_slot(connection, slot)
+            if name == shard_map.reference_home and shard_map.references():
+                _publish_references(connection, shard_map)
+        return begins
+
+    begins = sides.each_shard(on_shard)
+    place("cutover.slots_made")
+    with _within(sides.source, deadline, "the source"):
+        SourceBooks(sides.source).begin(begins)
+    place("cutover.way_back_begun")
+    return begins
+
+
+def subscribe_references(sides: Sides, shard_map: ShardMap) -> None:
+    """Have every other shard follow the home's reference tables, and refuse writes to them there; again is harmless.
+
+    The guard lets the subscription's worker through, which fires no such trigger.
+    """
+    tables = sorted(shard_map.references())
+    home = shard_map.reference_home
+    if not tables:
+        return
+
+    def on_shard(name: str, connection: Connection) -> None:
+        if name == home:
+            return
+        subscription = shard_map.reference_name(name)
+        if scalar(connection, _SUBSCRIBED, [subscription]) is None:
+            connection.execute(_subscription(connection, shard_map, name))
+        with connection.transaction():
+            connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
+            connection.execute(_guard_function(home))
+            for table in tables:
+                connection.execute(_guard(sql.Identifier(table.schema, table.name)))
+
+    sides.each_shard(on_shard)
+
+
+def rehearse_subscription(connection: Connection, shard_map: ShardMap, shard: str) -> str:
+    """Return why a shard cannot subscribe to the reference tables' home, or nothing; leaves nothing behind.
+
+    Tries what needs no publication yet: the right to make a subscription, and that this server reaches the home.
+    """
+    probe = f"{shard_map.reference_name(shard)}_probe"[:63]
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(
+                sql.SQL(
+                    "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {}"
+                    " WITH (connect = true, enabled = false, create_slot = false, copy_data = false, slot_name = NONE)"
+                ).format(
+                    sql.Identifier(probe),
+                    sql.Literal(shard_map.shards[shard_map.reference_home].url),
+                    sql.Identifier(probe),
+                )
+            )
+    except psycopg.Error as error:
+        return (error.diag.message_primary or str(error)).splitlines()[0]
+    return ""
+
+
+def drop_way_back(sides: Sides, shard_map: ShardMap) -> None:
+    """Take everything of the way back off the shards; the source's books go with our schema there."""
+
+    def subscriptions(name: str, connection: Connection) -> None:
+        drop_subscription(connection, shard_map.reference_name(name))
+        drop_guards(connection)
+
+    def slots(name: str, connection: Connection) -> None:
+        drop_slot(connection, shard_map.back_name(name))
+        drop_publication(connection, shard_map.back_name(name))
+        if name == shard_map.reference_home:
+            for other in shard_map.shard_names:
+                drop_slot(connection, shard_map.reference_name(other))
+            drop_publication(connection, _reference_publication(shard_map))
+
+    sides.each_shard(subscriptions)
+    sides.each_shard(slots)
+
+
+def forget_way_back(shard_map: ShardMap) -> str:
+    """Drop the slots of a cutover that was undone, over sessions of its own; returns why it could not, or nothing.
+
+    A slot that stays holds WAL on its shard until the next cutover or an abort drops it.
+    """
+    for name, endpoint in shard_map.shards.items():
+        try:
+            with session(endpoint.url, "cutover undo") as connection:
+                drop_slot(connection, shard_map.back_name(name))
+                drop_publication(connection, shard_map.back_name(name))
+                if name == shard_map.reference_home:
+                    for other in shard_map.shard_names:
+                        drop_slot(connection, shard_map.reference_name(other))
+                    drop_publication(connection, _reference_publication(shard_map))
+        except (ShardmigError, psycopg.Error) as error:
+            return f"{name}: {str(error).splitlines()[0]}"
+    return ""
+
+
+def drop_subscription(connection: Connection, name: str) -> bool:
+    """Drop a subscription without touching its publisher; returns whether there was one."""
+    if scalar(connection, _SUBSCRIBED, [name]) is None:
+        return False
+    quoted = sql.Identifier(name)
+    connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(quoted))
+    connection.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(quoted))
+    connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(quoted))
+    return True
+
+
+def drop_guards(connection: Connection) -> None:
+    """Let reference tables be written on this shard again."""
+    connection.execute("DROP FUNCTION IF EXISTS shardmig.refuse_reference() CASCADE")
+
+
+def _reference_publication(shard_map: ShardMap) -> str:
+    return f"shardmig_{shard_map.name}_ref"
+
+
+def _publish_references(connection: Connection, shard_map: ShardMap) -> None:
+    publication = _reference_publication(shard_map)
+    drop_publication(connection, publication)
+    create_publication(connection, publication, shard_map.references())
+    for name in shard_map.shard_names:
+        if name != shard_map.reference_home:
+            drop_slot(connection, shard_map.reference_name(name))
+            _create_slot(connection, shard_map.reference_name(name))
+
+
+def _subscription(connection: Connection, shard_map: ShardMap, shard: str) -> sql.Composed:
+    options = [
+        sql.SQL("create_slot = false, copy_data = false, enabled = true, slot_name = {}").format(
+            sql.Literal(shard_map.reference_name(shard))
+        )
+    ]
+    if connection.info.server_version >= ORIGIN_NONE_SINCE:
+        options.append(sql.SQL("origin = none").format())
+    return sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})").format(
+        sql.Identifier(shard_map.reference_name(shard)),
+        sql.Literal(shard_map.shards[shard_map.reference_home].url),
+        sql.Identifier(_reference_publication(shard_map)),
+        sql.SQL(", ").join(options),
+    )
+
+
+def _guard_function(home: str) -> sql.Composed:
+    return sql.SQL(
+        "CREATE OR REPLACE FUNCTION shardmig.refuse_reference() RETURNS trigger LANGUAGE plpgsql"
+        " SET search_path TO pg_catalog, pg_temp AS {}"
+    ).format(
+        sql.Literal(
+            "BEGIN RAISE EXCEPTION USING ERRCODE = '" + SQLSTATE_ELSEWHERE + "', MESSAGE = pg_catalog.format("
+            "'%I.%I is written on shard " + home + " only', TG_TABLE_SCHEMA, TG_TABLE_NAME),"
+            " HINT = 'it is a reference table: its rows come here by replication'; END"
+        )
+    )
+
+
+def _guard(table: sql.Identifier) -> sql.Composed:
+    return sql.SQL(
+        "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION shardmig.refuse_reference()"
+    ).format(sql.Identifier(GUARD), table)
+
+
+_CREATE_SLOT: LiteralString = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot(%s, 'pgoutput')"
+
+
+def _create_slot(connection: Connection, name: str) -> LSN:
+    try:
+        return LSN.parse(scalar(connection, _CREATE_SLOT, [name]))
+    except errors.ConfigurationLimitExceeded:
+        raise RefusedError(
+            f"cannot create replication slot {name}: all slots are in use",
+            hint="raise max_replication_slots there and restart, or drop slots that nobody reads",
+        ) from None
+    except (errors.ObjectNotInPrerequisiteState, errors.InsufficientPrivilege) as error:
+        raise RefusedError(
+            f"cannot create replication slot {name}: {error.diag.message_primary}",
+            hint="wal_level = logical and ALTER ROLE … REPLICATION on that shard, or shardmig cutover --no-way-back",
+        ) from None
+
+
+@contextmanager
+def _within(connection: Connection, deadline: float, where: str) -> Iterator[None]:
+    """End what takes longer than the pause allows, and say who was in the way (pitfall 40)."""
+    left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+    connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(left_ms)])
+    try:
+        yield
+    except errors.QueryCanceled:
+        blockers = "; ".join(map(str, blocking_transactions(connection))) or "nobody any more"
+        raise RefusedError(
+            f"the way back could not be prepared on {where} in time; open transactions there: {blockers}",
+            hint="wait for them to end, or allow a longer --max-pause",
+        ) from None
+    finally:
+        if not connection.closed:
+            connection.execute("SET statement_timeout = 0")

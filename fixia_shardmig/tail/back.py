@@ -1,0 +1,448 @@
+"""The tail of the way back: every shard's stream into the source, by one hand, while the shards have the writes.
+
+One thread applies what all streams bring, in one transaction on the source with the positions of all of them, so a
+crash repeats nothing. Each shard is told only what is durable on the source (pitfall 37). What came to a shard through
+replication is left out: on 16 and later by the server, on 15 by the Origin message (pitfall 66).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Final
+
+import psycopg
+from psycopg import errors
+
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.journal.way_back import APPLY_SETTING, BackState, SourceBooks, prepare_back_state, tell_back_state
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import RefusedError, ShardmigError
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.postgres.replication import Stream
+from fixia_shardmig.postgres.retry import as_shardmig_error
+from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn
+from fixia_shardmig.postgres.slots import emit_marker
+from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
+from fixia_shardmig.tail.contested import MARKER_PREFIX, Contested
+from fixia_shardmig.tail.definitions import Definitions
+from fixia_shardmig.tail.merge_back import MergeBack, changes_of
+from fixia_shardmig.tail.receiver import Receiver
+from fixia_shardmig.tail.shards import ShardSession
+from fixia_shardmig.tail.tables import TailTables
+
+BATCH_CHANGES: Final = 20_000
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""Of one stream in one transaction on the source; with three streams three times as much is held."""
+
+WAIT_S: Final = 0.01
+CONTROL_S: Final = 0.2
+STATE_S: Final = 1.0
+IDLE_S: Final = 1.0
+HEARTBEAT_S: Final = 10.0
+SETTLE_S: Final = 2.0
+"""How often contested rows are read again; at once while a rollback waits."""
+
+RETRY_S: Final = 0.5
+"""How often a stream that waits behind a conflict is tried again."""
+
+BOTH_HAVE_IT = "two shards hold what the old database allows once: change one of the two rows"
+CONFLICTS = (errors.UniqueViolation, errors.ExclusionViolation)
+
+FOLLOWING = frozenset({Phase.SWITCHED, Phase.ROLLING_BACK})
+
+
+@dataclass(slots=True)
+class BackTotals:
+    """What one run of the way back has done."""
+
+    transactions: int = 0
+    changes: int = 0
+    missed: int = 0
+    applied: dict[str, LSN] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Block:
+    """A stream that met a conflict, and how far the others have to come before it is certain to be one."""
+
+    reason: str
+    wanted: Mapping[str, LSN]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one stream brings next: whole transactions, and where it stands after them."""
+
+    transactions: list[Transaction]
+    end: LSN
+    urgent: bool = False
+
+
+class _BackStream:
+    """One shard's stream: its receiver, what waits, and up to where it is applied."""
+
+    def __init__(self, shard: str, receiver: Receiver, position: LSN) -> None:
+        self.shard = shard
+        self.receiver = receiver
+        self.position = position
+        self.block: _Block | None = None
+        self._queue: deque[Item] = deque()
+        self._held: _Batch | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is there that is not applied."""
+        return self._held is not None or bool(self._queue)
+
+    def receive(self) -> None:
+        """Take what has come; with a full queue it is left to the receiver to bound."""
+        if len(self._queue) < BATCH_CHANGES:
+            self._queue.extend(self.receiver.take(0.0))
+
+    def next(self) -> _Batch | None:
+        """Return what to apply next; the same again until `applied` says that it is."""
+        if self._held is None and self._queue:
+            self._held = self._gather()
+        return self._held
+
+    def applied(self, end: LSN) -> None:
+        """Go on behind a position that is durable on the source."""
+        self.position = max(self.position, end)
+        self.receiver.acknowledge(self.position)
+
+    def done(self, batch: _Batch) -> None:
+        """Let a batch go."""
+        self._held = None
+        self.block = None
+        for transaction in batch.transactions:
+            transaction.close()
+        self.applied(batch.end)
+
+    def close(self) -> None:
+        """Give back what waits; the slot keeps it."""
+        held = self._held.transactions if self._held else []
+        for item in (*held, *self._queue):
+            if isinstance(item, Transaction):
+                item.close()
+
+    def _gather(self) -> _Batch:
+        batch = _Batch([], self.position)
+        changes = size_bytes = 0
+        while self._queue and changes < BATCH_CHANGES and size_bytes < BATCH_BYTES:
+            item = self._queue.popleft()
+            if isinstance(item, Transaction):
+                batch.end = item.end_lsn
+                if item.commit_lsn < self.position or item.origin is not None:
+                    item.close()
+                    continue
+                batch.transactions.append(item)
+                changes += len(item.changes)
+                size_bytes += item.held_bytes
+            elif isinstance(item, Idle):
+                batch.end = max(batch.end, item.server_lsn)
+            else:
+                batch.end = max(batch.end, item.lsn)
+                batch.urgent = True
+        return batch
+
+
+class BackTail:
+    """All streams of the way back of one migration."""
+
+    def __init__(
+        self,
+        shard_map: ShardMap,
+        catalog: Catalog,
+        *,
+        journal: Journal,
+        spool: Path,
+        on_state: Callable[[BackState], None] | None = None,
+    ) -> None:
+        """Connect to the source and to every shard's slot.
+
+        Args:
+            shard_map: Where rows live.
+            catalog: The source's.
+            journal: This thread's session on the journal.
+            spool: A directory for large transactions.
+            on_state: Told once a second what is published.
+
+        Raises:
+            RefusedError: The way back was not prepared, or a slot is lost.
+        """
+        self.shard_map = shard_map
+        self.journal = journal
+        self.totals = BackTotals()
+        self._on_state = on_state
+        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "idle", "settle", "retry"), 0.0)
+        self._rate = (time.monotonic(), 0, 0.0)
+        self._hurry = False
+        prepare_back_state(journal)
+        with ExitStack() as opened:
+            self._open(opened, catalog, spool)
+            self._opened = opened.pop_all()
+
+    def _open(self, opened: ExitStack, catalog: Catalog, spool: Path) -> None:
+        tables = TailTables(self.shard_map, catalog)
+        self._source = ShardSession(0, "source", url=self.shard_map.source.url, catalog=catalog)
+        opened.callback(self._source.close)
+        self._source.connection.execute("SELECT set_config(%s, %s, false)", (APPLY_SETTING, self.shard_map.name))
+        self._source.connection.commit()
+        self._readers: dict[str, Connection] = {}
+        for name, endpoint in self.shard_map.shards.items():
+            self._readers[name] = connect(endpoint.url, f"way back {name}")
+            opened.callback(self._readers[name].close)
+        contested = Contested(tables, self._source, self._readers)
+        definitions = {name: Definitions(reader) for name, reader in self._readers.items()}
+        self._merge = MergeBack(tables, self._source, self._readers, contested, definitions)
+        self._streams: list[_BackStream] = []
+        for name, position in self._positions().items():
+            reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
+            stream = _BackStream(name, Receiver(self._open_stream(name, position), reader), position)
+            self._streams.append(stream)
+            opened.callback(stream.receiver.close)
+            opened.callback(stream.close)
+
+    def _positions(self) -> dict[str, LSN]:
+        found = SourceBooks(self._source.connection).positions(self.shard_map.shards)
+        self._source.connection.commit()
+        unset = [shard for shard, position in found.items() if position is None]
+        if unset:
+            raise RefusedError(
+                f"the way back was not prepared: the source has no position of {', '.join(unset)}",
+                hint="shardmig status; a cutover without a way back cannot be rolled back",
+            )
+        return {shard: position for shard, position in found.items() if position is not None}
+
+    def _open_stream(self, shard: str, start: LSN) -> Stream:
+        name = self.shard_map.back_name(shard)
+        url = self.shard_map.shards[shard].url
+        return Stream(url, name, start=start, publication=name, purpose=f"way back {shard}", origin_none=True)
+
+    def close(self) -> None:
+        """Close everything; what is not applied stays in the slots."""
+        self._opened.close()
+
+    # the loop
+
+    def run(self, stop: Event, *, until: Mapping[str, LSN] | None = None) -> BackTotals:
+        """Apply until `stop` is set, the shards have the writes no longer, or every stream has passed its LSN.
+
+        Raises:
+            RefusedError: A conflict that only people can resolve, or a change that cannot be brought back; the slots
+                keep what follows.
+        """
+        try:
+            while not stop.is_set() and self._wanted():
+                if until is not None and self._has_passed(until):
+                    break
+                if not self._turn():
+                    time.sleep(WAIT_S)
+            self._tell_state("stopped" if stop.is_set() else "")
+        except psycopg.Error as error:
+            explained = self._explained(error)
+            self._tell_failure(explained)
+            raise explained from error
+        except ShardmigError as error:
+            self._tell_failure(error)
+            raise
+        self.totals.applied = {stream.shard: stream.position for stream in self._streams}
+        return self.totals
+
+    def _has_passed(self, until: Mapping[str, LSN]) -> bool:
+        return all(stream.position >= until[stream.shard] for stream in self._streams if stream.shard in until)
+
+    def _wanted(self) -> bool:
+        if self._due("heartbeat", HEARTBEAT_S):
+            for reader in self._readers.values():
+                emit_marker(reader, MARKER_PREFIX, b"heartbeat")
+        if not self._due("control", CONTROL_S):
+            return True
+        phase = self.journal.get().phase
+        self._hurry = phase is Phase.ROLLING_BACK
+        return phase in FOLLOWING
+
+    def _turn(self) -> bool:
+        """Receive and apply once; returns whether there was anything."""
+        for stream in self._streams:
+            stream.receive()
+            stream.receiver.acknowledge(stream.position)
+        batches = {stream.shard: batch for stream in self._streams if (batch := self._ready(stream))}
+        if batches:
+            self._apply(batches)
+        positions = {stream.shard: stream.position for stream in self._streams}
+        contested = self._merge.contested
+        contested.clear(positions, lambda: self._source.commit_streams({}))
+        if len(contested) and (self._hurry or self._due("settle", SETTLE_S)):
+            self._settle()
+        self._tell_state("")
+        return bool(batches)
+
+    def _ready(self, stream: _BackStream) -> _Batch | None:
+        """Return a stream's next batch; one that only moves its position may wait, one that is blocked is retried."""
+        batch = stream.next()
+        if batch is None:
+            return None
+        if stream.block is not None:
+            return batch if self._due("retry", RETRY_S) else None
+        if batch.transactions or batch.urgent or self._hurry or self._due("idle", IDLE_S):
+            return batch
+        return None
+
+    def _apply(self, batches: Mapping[str, _Batch]) -> None:
+        """Apply all streams' batches together; after a conflict each stream by itself, and in its own order."""
+        blocked = any(stream.block for stream in self._streams if stream.shard in batches)
+        if not blocked and self._try(batches, merging=True):
+            return
+        self._settle(again=True)
+        for shard, batch in batches.items():
+            self._apply_alone(self._stream(shard), batch)
+
+    def _try(self, batches: Mapping[str, _Batch], *, merging: bool) -> bool:
+        self._source.merging = merging
+        try:
+            for shard, batch in batches.items():
+                self._merge.take(shard, batch.transactions)
+            self._source.commit_streams({shard: batch.end for shard, batch in batches.items()})
+        except (psycopg.IntegrityError, psycopg.DataError):
+            self._undo()
+            return False
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            self._source.merging = False
+        for shard, batch in batches.items():
+            self._count(batch.transactions)
+            self._stream(shard).done(batch)
+        return True
+
+    def _undo(self) -> None:
+        self._source.rollback()
+        if not self._source.has_failed:
+            self._merge.contested.reload()
+
+    def _apply_alone(self, stream: _BackStream, batch: _Batch) -> None:
+        """Apply a batch transaction by transaction, up to one that meets a conflict."""
+        while batch.transactions:
+            transaction = batch.transactions[0]
+            try:
+                self._merge.take(stream.shard, [transaction])
+                self._source.commit_streams({stream.shard: transaction.end_lsn})
+            except CONFLICTS as error:
+                self._undo()
+                self._blocked(stream, error)
+                return
+            except BaseException:
+                self._undo()
+                raise
+            self._count([transaction])
+            batch.transactions.pop(0).close()
+            stream.block = None
+            stream.applied(transaction.end_lsn)
+        self._source.commit_streams({stream.shard: batch.end})
+        stream.done(batch)
+
+    def _blocked(self, stream: _BackStream, error: psycopg.Error) -> None:
+        """Let a stream wait while others may still give the value free; refuse once they have passed this moment.
+
+        A value that one shard gave free and another took meets itself on the source when the other stream is faster.
+        """
+        others = [one for one in self._streams if one is not stream]
+        if stream.block is None:
+            wanted = {one.shard: insert_lsn(self._readers[one.shard]) for one in others}
+            for one in others:
+                emit_marker(self._readers[one.shard], MARKER_PREFIX, b"conflict")
+            stream.block = _Block(_conflict(error), wanted)
+            return
+        if self._has_passed(stream.block.wanted):
+            raise RefusedError(
+                f"a write of {stream.shard} cannot be brought back: {stream.block.reason}",
+                hint=f"{BOTH_HAVE_IT}, then shardmig tail; until then there is no way back",
+            )
+
+    def _settle(self, *, again: bool = False) -> None:
+        try:
+            self._merge.contested.settle(lambda: self._source.commit_streams({}), again=again)
+        except CONFLICTS as error:
+            self._undo()
+            if self._hurry and not any(stream.waits for stream in self._streams):
+                raise RefusedError(
+                    f"contested rows cannot be brought back: {_conflict(error)}",
+                    hint=f"{BOTH_HAVE_IT}, then try again",
+                ) from error
+        except BaseException:
+            self._undo()
+            raise
+
+    def _stream(self, shard: str) -> _BackStream:
+        return next(stream for stream in self._streams if stream.shard == shard)
+
+    def _count(self, transactions: Iterable[Transaction]) -> None:
+        listed = list(transactions)
+        self.totals.transactions += len(listed)
+        self.totals.changes += changes_of(listed)
+        self.totals.missed += sum(self._source.missed.values())
+        self._source.missed.clear()
+
+    # what others are told
+
+    def _due(self, what: str, every_s: float) -> bool:
+        now = time.monotonic()
+        if now - self._last[what] < every_s:
+            return False
+        self._last[what] = now
+        return True
+
+    def _tell_state(self, stopped_by: str) -> None:
+        if not stopped_by and not self._due("state", STATE_S):
+            return
+        at, changes, _ = self._rate
+        elapsed = max(time.monotonic() - at, 0.001)
+        self._rate = (time.monotonic(), self.totals.changes, (self.totals.changes - changes) / elapsed)
+        blocks = [f"{stream.shard}: {stream.block.reason}" for stream in self._streams if stream.block]
+        doubled = [f"{leaf} {', '.join(key)} is on two shards" for leaf, key in sorted(self._merge.contested.doubled)]
+        state = BackState(
+            age_s=0.0,
+            applied={stream.shard: stream.position for stream in self._streams},
+            seen={stream.shard: max(stream.receiver.server_lsn, stream.position) for stream in self._streams},
+            transactions=self.totals.transactions,
+            changes=self.totals.changes,
+            changes_per_s=self._rate[2],
+            contested=len(self._merge.contested),
+            missed=self.totals.missed,
+            blocked_by="; ".join([*blocks, *doubled[:3]]),
+            stopped_by=stopped_by,
+        )
+        tell_back_state(self.journal, state)
+        if self._on_state:
+            self._on_state(state)
+
+    def _explained(self, error: psycopg.Error) -> ShardmigError:
+        lost = [name for name, reader in self._readers.items() if reader.broken]
+        if self.journal.connection.broken:
+            url = self.journal.url
+        else:
+            url = self.shard_map.shards[lost[0]].url if lost else self.shard_map.source.url
+        return as_shardmig_error(error, url, doing="bringing writes back", next_command="shardmig tail")
+
+    def _tell_failure(self, error: Exception) -> None:
+        try:
+            self._tell_state(str(error).splitlines()[0])
+            self.journal.event("way_back_stopped", reason=str(error))
+        except psycopg.Error:
+            return  # the journal is what went away; the error itself is on its way to the operator
+
+
+def _conflict(error: psycopg.Error) -> str:
+    detail = error.diag.message_detail or ""
+    table = f"{error.diag.schema_name}.{error.diag.table_name}" if error.diag.table_name else "a table"
+    return f"{table}: {error.diag.message_primary or error}" + (f" ({detail})" if detail else "")
