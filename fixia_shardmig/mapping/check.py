@@ -37,7 +37,7 @@ def check_mapping(mapping_file: MappingFile, catalog: Catalog) -> ShardMap:
         shards=dict(mapping_file.shards),
         journal_shard=mapping_file.journal_shard,
         tables=rules,
-        pgbouncer=mapping_file.pgbouncer,
+        pgbouncers=mapping_file.pgbouncers,
         on_switch=tuple(document.hooks.on_switch) if document.hooks else (),
         cache_url=mapping_file.cache_url,
         cache_ttl=dict(document.cache.ttl) if document.cache else {},

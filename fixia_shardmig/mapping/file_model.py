@@ -40,11 +40,21 @@ class Shard(Section):
 
 
 class PgBouncerSection(Section):
-    """The pooler that cutover pauses and re-points."""
+    """A pooler that cutover pauses and re-points."""
 
     admin_url: str = Field(repr=False, description="URL of the admin console; empty means there is no pooler.")
     databases_file: str = Field(default="", description="The one %include file that shardmig owns.")
     aliases: dict[str, Text] = Field(default_factory=dict, description="Shard -> name of its database in PgBouncer.")
+
+
+def _poolers_form(value: Any) -> str:  # noqa: ANN401  whatever stands in the file
+    return "<several>" if isinstance(value, list) else "<one>"
+
+
+Poolers = Annotated[
+    Annotated[PgBouncerSection, Tag("<one>")] | Annotated[list[PgBouncerSection], Tag("<several>")],
+    Discriminator(_poolers_form),
+]
 
 
 class Hooks(Section):
@@ -145,7 +155,7 @@ class Document(Section):
     name: Name = Field(description="Slot, publication and journal are named after it.")
     source: Source
     shards: dict[Name, Shard] = Field(min_length=1)
-    pgbouncer: PgBouncerSection | None = None
+    pgbouncer: Poolers | None = Field(default=None, description="One pooler, or a list of them.")
     hooks: Hooks | None = None
     cache: Cache | None = None
     tables: dict[Text, TableRule] = Field(description="Table -> rule; `public.` may be left out.")
@@ -156,6 +166,7 @@ _SECTIONS: tuple[tuple[Way, type[Section]], ...] = (
     (("source",), Source),
     (("shards", "*"), Shard),
     (("pgbouncer",), PgBouncerSection),
+    (("pgbouncer", "*"), PgBouncerSection),
     (("hooks",), Hooks),
     (("cache",), Cache),
     (("tables", "*"), TableRule),

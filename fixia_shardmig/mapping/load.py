@@ -61,7 +61,7 @@ class MappingFile:
     source: Endpoint
     shards: Mapping[str, Endpoint]
     journal_shard: str
-    pgbouncer: PgBouncer | None
+    pgbouncers: tuple[PgBouncer, ...]
     cache_url: str = field(repr=False)
     tables: Mapping[TableName, tuple[str, TableRule]]
     report: Report = field(repr=False)
@@ -80,7 +80,7 @@ def read_mapping(path: Path | str, env: Mapping[str, str] = os.environ, *, expan
     document = _document(tree)
     tables = _tables(document, report)
     journal = _journal_shard(document, report)
-    _check_pgbouncer(document, report)
+    _check_pgbouncers(document, report)
     urls = _Urls(report, env, expand_urls=expand_urls)
     result = MappingFile(
         file=str(path),
@@ -91,7 +91,7 @@ def read_mapping(path: Path | str, env: Mapping[str, str] = os.environ, *, expan
             name: urls.endpoint(("shards", name), shard.url, shard.replicas) for name, shard in document.shards.items()
         },
         journal_shard=journal,
-        pgbouncer=_pgbouncer(document, urls),
+        pgbouncers=_pgbouncers(document, urls),
         cache_url=urls.filled(("cache", "url"), document.cache.url) if document.cache else "",
         tables=tables,
         report=Report(report.file, report.keys, report.values),
@@ -140,7 +140,7 @@ def _well_formed_part(data: Mapping[str, object]) -> Document:
             str(name): _valid(Shard, shard) or Shard(url=hidden, journal=_says_journal(shard))
             for name, shard in (shards.items() if isinstance(shards, dict) else ())
         },
-        pgbouncer=_valid(PgBouncerSection, data.get("pgbouncer")),
+        pgbouncer=_valid_poolers(data.get("pgbouncer")),
         hooks=_valid(Hooks, data.get("hooks")),
         cache=_valid(Cache, data.get("cache")),
         tables={
@@ -160,6 +160,14 @@ def _valid(section: type[SectionT], data: object) -> SectionT | None:
         return section.model_validate(data)
     except ValidationError:
         return None
+
+
+def _valid_poolers(data: object) -> PgBouncerSection | list[PgBouncerSection] | None:
+    """Return the poolers if all of them are well-formed: a list without one of them would shift the others' places."""
+    if not isinstance(data, list):
+        return _valid(PgBouncerSection, data)
+    sections = [_valid(PgBouncerSection, one) for one in data]
+    return [one for one in sections if one] if all(sections) else None
 
 
 def _note(details: ErrorDetails, tree: Tree) -> None:
@@ -290,35 +298,47 @@ def _journal_shard(document: Document, report: Report) -> str:
     return marked[0] if marked else ""
 
 
-def _check_pgbouncer(document: Document, report: Report) -> None:
-    section = document.pgbouncer
-    if section is None:
-        return
+def _pooler_sections(document: Document) -> list[tuple[Way, PgBouncerSection]]:
+    """Return each pooler with its place in the file."""
+    found = document.pgbouncer
+    if isinstance(found, list):
+        return [(("pgbouncer", number), section) for number, section in enumerate(found)]
+    return [(("pgbouncer",), found)] if found is not None else []
+
+
+def _check_pgbouncers(document: Document, report: Report) -> None:
+    for way, section in _pooler_sections(document):
+        _check_aliases(document, way, section, report)
+        if not section.databases_file and not (document.hooks and document.hooks.on_switch):
+            message = "nothing re-points the pooler: no databases_file, and no command in hooks.on_switch"
+            report.at_key(way, message, hint="add databases_file: /etc/pgbouncer/shardmig.ini")
+
+
+def _check_aliases(document: Document, way: Way, section: PgBouncerSection, report: Report) -> None:
     for shard in section.aliases:
         if shard not in document.shards:
             message = f"alias for an unknown shard {shard!r}"
-            report.at_key(("pgbouncer", "aliases", shard), message, hint=closest(shard, document.shards))
+            report.at_key((*way, "aliases", shard), message, hint=closest(shard, document.shards))
     missing = [name for name in document.shards if name not in section.aliases]
     if missing:
         message = f"no alias for {', '.join(missing)}"
-        report.at_key(("pgbouncer", "aliases"), message, hint=f"add {missing[0]}: NAME_OF_ITS_DATABASE_IN_PGBOUNCER")
+        report.at_key((*way, "aliases"), message, hint=f"add {missing[0]}: NAME_OF_ITS_DATABASE_IN_PGBOUNCER")
     for shard, alias in section.aliases.items():
         first = next(name for name, other in section.aliases.items() if other == alias)
         if first != shard:
             message = f"the alias {alias} stands for two shards, {first} and {shard}"
-            report.at_value(("pgbouncer", "aliases", shard), message, hint="give each shard an alias of its own")
-    if not section.databases_file and not (document.hooks and document.hooks.on_switch):
-        message = "nothing re-points the pooler: no databases_file, and no command in hooks.on_switch"
-        report.at_key(("pgbouncer",), message, hint="add databases_file: /etc/pgbouncer/shardmig.ini")
+            report.at_value((*way, "aliases", shard), message, hint="give each shard an alias of its own")
 
 
-def _pgbouncer(document: Document, urls: _Urls) -> PgBouncer | None:
-    section = document.pgbouncer
-    if section is None:
-        return None
-    admin_url = urls.optional(("pgbouncer", "admin_url"), section.admin_url)
-    file = urls.filled(("pgbouncer", "databases_file"), section.databases_file)
-    return PgBouncer(admin_url, file, dict(section.aliases)) if admin_url else None
+def _pgbouncers(document: Document, urls: _Urls) -> tuple[PgBouncer, ...]:
+    """Return the poolers; one whose URL is empty, since its variable is not set, is none."""
+    found: list[PgBouncer] = []
+    for way, section in _pooler_sections(document):
+        admin_url = urls.optional((*way, "admin_url"), section.admin_url)
+        file = urls.filled((*way, "databases_file"), section.databases_file)
+        if admin_url:
+            found.append(PgBouncer(admin_url, file, dict(section.aliases)))
+    return tuple(found)
 
 
 # --- variables and URLs -----------------------------------------------------------------------------------------------

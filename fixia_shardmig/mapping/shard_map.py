@@ -95,7 +95,13 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class PgBouncer:
-    """The pooler that cutover re-points."""
+    """A pooler that cutover pauses and re-points.
+
+    Attributes:
+        admin_url: Of its console; a secret.
+        databases_file: The one included file that shardmig owns; empty where a hook re-points.
+        aliases: Shard -> name of its database there.
+    """
 
     admin_url: str = field(repr=False)
     databases_file: str = ""
@@ -119,7 +125,7 @@ class ShardMap:
     shards: Mapping[str, Endpoint]
     journal_shard: str
     tables: Mapping[TableName, Rule]
-    pgbouncer: PgBouncer | None = None
+    pgbouncers: tuple[PgBouncer, ...] = ()
     on_switch: tuple[str, ...] = ()
     cache_url: str = field(default="", repr=False)
     cache_ttl: Mapping[str, int] = field(default_factory=dict)

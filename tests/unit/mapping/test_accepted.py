@@ -13,6 +13,7 @@ from fixia_shardmig.mapping.problems import MappingProblems
 from fixia_shardmig.mapping.shard_map import (
     Follows,
     OnShard,
+    PgBouncer,
     Reference,
     Skip,
     SplitByColumn,
@@ -54,16 +55,24 @@ def test_the_whole_head_arrives(tmp_path: Path) -> None:
         "cache: {url: redis://h/0, ttl: {public.users: 60}}\n"
     )
     shard_map = checked(tmp_path, head + tables(), shop())
-    assert shard_map.pgbouncer is not None
-    assert ("postgresql://h/pgbouncer", {"pros": "a", "shared": "b"}) == (
-        shard_map.pgbouncer.admin_url,
-        shard_map.pgbouncer.aliases,
-    )
+    aliases = {"pros": "a", "shared": "b"}
+    assert (PgBouncer("postgresql://h/pgbouncer", "/etc/p.ini", aliases),) == shard_map.pgbouncers
     assert (("./repoint.sh",), "redis://h/0", {"public.users": 60}) == (
         shard_map.on_switch,
         shard_map.cache_url,
         shard_map.cache_ttl,
     )
+
+
+def test_several_poolers_are_a_list(tmp_path: Path) -> None:
+    """One section, or a list of them; one whose variable is empty is none."""
+    head = HEAD + (
+        "pgbouncer:\n- {admin_url: 'postgres://h1/pgbouncer', databases_file: /a, aliases: {pros: a, shared: b}}\n"
+        "- {admin_url: '${NOWHERE:-}', databases_file: /b, aliases: {pros: a, shared: b}}\n"
+        "- {admin_url: 'postgres://h3/pgbouncer', databases_file: /c, aliases: {pros: c, shared: d}}\n"
+    )
+    found = checked(tmp_path, head + tables(), shop()).pgbouncers
+    assert [("/a", "a"), ("/c", "c")] == [(one.databases_file, one.aliases["pros"]) for one in found]
 
 
 def rule_of(directory: Path, rule: str, name: str = "logs") -> object:

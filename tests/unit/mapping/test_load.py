@@ -214,6 +214,16 @@ MISTAKES = {
         "the alias a stands for two shards, pros and shared",
         "give each shard an alias of its own",
     ),
+    "a key of one of several poolers": (
+        HEAD + "pgbouncer: [{admin_url: 'postgres://h/p', ^alias: {pros: a, shared: b}}]\ntables: {}",
+        "unknown key 'alias'",
+        "did you mean aliases?",
+    ),
+    "an alias of one of several poolers": (
+        HEAD + "pgbouncer: [{admin_url: 'postgres://h/p', databases_file: f, ^aliases: {pros: a}}]\ntables: {}",
+        "no alias for shared",
+        "add shared: NAME_OF_ITS_DATABASE_IN_PGBOUNCER",
+    ),
     "a pooler that nothing re-points": (
         HEAD + "^pgbouncer: {admin_url: 'postgres://h/p', aliases: {pros: a, shared: b}}\ntables: {}",
         "nothing re-points the pooler: no databases_file, and no command in hooks.on_switch",
@@ -312,7 +322,7 @@ def test_variables_and_defaults_are_filled_in(tmp_path: Path) -> None:
     assert mapping_file.source.replicas == ("postgresql://other/shop",)
     assert mapping_file.shards["one"].url == "postgresql://app:a%40b%3Ac@h/one"
     assert mapping_file.cache_url == "redis://localhost"
-    assert mapping_file.pgbouncer is None
+    assert () == mapping_file.pgbouncers
 
 
 def test_a_secret_file_holds_the_url(tmp_path: Path) -> None:
