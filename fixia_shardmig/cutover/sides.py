@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fixia_shardmig.cutover.pooler import Poolers
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.postgres.sessions import Connection, session
 
@@ -19,10 +20,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """One session on the source and one on each shard, all in autocommit."""
+    """One session on the source and one on each shard, all in autocommit; and the consoles of the poolers."""
 
     source: Connection
     shards: Mapping[str, Connection]
+    poolers: Poolers
 
     def each_shard(self, work: Callable[[str, Connection], T]) -> dict[str, T]:
         """Run the same work on all shards at once; the first error is raised when all have ended."""
@@ -48,4 +50,6 @@ def open_sides(shard_map: ShardMap) -> Iterator[Sides]:
         shards = {
             name: stack.enter_context(session(endpoint.url, "cutover")) for name, endpoint in shard_map.shards.items()
         }
-        yield Sides(source, shards)
+        poolers = Poolers(shard_map)
+        stack.callback(poolers.close)
+        yield Sides(source, shards, poolers)

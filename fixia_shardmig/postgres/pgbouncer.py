@@ -107,6 +107,15 @@ class Console:
         """Return every database by its name."""
         return {row["name"]: _database(row) for row in self._rows("SHOW DATABASES")}
 
+    def pools(self) -> list[dict[str, Any]]:
+        """Return SHOW POOLS as it is, a row for each database and user that was met."""
+        return self._rows("SHOW POOLS")
+
+    def server_pids(self, aliases: Iterable[str]) -> list[int]:
+        """Return the server processes behind these databases."""
+        wanted = set(aliases)
+        return [int(row["remote_pid"]) for row in self._rows("SHOW SERVERS") if row["database"] in wanted]
+
     def holders(self, aliases: Iterable[str]) -> list[Holder]:
         """Return the clients that have a server connection of these databases now."""
         wanted = set(aliases)

@@ -1,0 +1,84 @@
+"""The poolers' part of a cutover and of a rollback: their clients wait, go back, or go on elsewhere.
+
+The journal says that clients wait before the first of them does, and that they do not once all have been resumed; so
+whoever finds what a killed run left behind knows. Clients of a run that is undone are resumed where they were: no alias
+is re-pointed before the switch.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from fixia_shardmig.cutover.pooler import Identity, Poolers, identity_of
+from fixia_shardmig.cutover.pooler_files import Direction
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.places import place
+
+if TYPE_CHECKING:
+    from fixia_shardmig.cutover.switch import Run
+
+WAITING: Final = "clients_waiting"
+"""The migration's evidence that clients of the poolers are made to wait: by whom, since when."""
+
+PAUSE_SHARE: Final = 0.3
+"""How much of `max_pause` open transactions may take to end before the PAUSE is given up."""
+
+
+def pause_clients(run: Run, began: float) -> None:
+    """Make the clients of all poolers wait, before the fence, so that they meet a pause and no error.
+
+    Raises:
+        PauseBlockedError, TemporaryError, RefusedError: Nobody waits.
+    """
+    if not run.sides.poolers:
+        return
+    run.journal.add_evidence({WAITING: {"owner": run.owner, "since": datetime.now(UTC).isoformat()}})
+    place("pooler.noted")
+    with run.step("pause"):
+        run.sides.poolers.pause(began + run.options.max_pause_s * PAUSE_SHARE)
+        place("pooler.paused")
+
+
+def repoint_clients(run: Run, direction: Direction) -> str:
+    """Re-point the aliases, let the clients go on, and prove it by queries; again is harmless.
+
+    Returns:
+        What is still to do, or nothing. A pooler that could not be re-pointed keeps its clients waiting.
+    """
+    poolers = run.sides.poolers
+    if not poolers:
+        return ""
+    with run.step("repoint"):
+        failures = poolers.repoint(direction)
+    place("pooler.resumed")
+    with run.step("probe"):
+        failures += poolers.probe(_identities(run, direction), direction)
+    if failures:
+        return "; ".join(failures)
+    run.journal.add_evidence({WAITING: None})
+    return ""
+
+
+def resume_clients(shard_map: ShardMap, journal: Journal) -> str:
+    """Let clients that a run has left waiting go on where they were; returns why some still wait, or nothing.
+
+    Only for a run that is undone: nothing is re-pointed.
+    """
+    if not shard_map.pgbouncers or not journal.get().evidence.get(WAITING):
+        return ""
+    poolers = Poolers(shard_map)
+    try:
+        failures = poolers.resume()
+    finally:
+        poolers.close()
+    journal.add_evidence({WAITING: None})
+    journal.event("clients_resumed", failures=failures)
+    return "; ".join(failures)
+
+
+def _identities(run: Run, direction: Direction) -> dict[str, Identity]:
+    if direction == "forward":
+        return run.sides.each_shard(lambda _, connection: identity_of(connection))
+    return dict.fromkeys(run.sides.shards, identity_of(run.sides.source))
