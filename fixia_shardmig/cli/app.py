@@ -21,6 +21,7 @@ from fixia_shardmig.cli.verifying import run_verify, verify_options
 from fixia_shardmig.model.errors import SAME_COMMAND, Exit, ShardmigError, StoppedError
 
 if TYPE_CHECKING:
+    from fixia_shardmig.cutover.result import CutoverResult
     from fixia_shardmig.model.throttle import Control, Limits
 
 P = ParamSpec("P")
@@ -362,22 +363,52 @@ def run(
 @click.option("--dry-run", is_flag=True, help="Try every gate and rehearse the drain; change nothing.")
 @click.option("--max-pause", type=Duration(), default="5s", show_default=True, help="Undo what takes longer.")
 @click.option("--resume", is_flag=True, help="Finish, or undo, a cutover that was interrupted.")
+@click.option("--way-back/--no-way-back", default=True, help="Prepare for a rollback.  [default: way-back]")
 @command
-def cutover(session: Session, *, dry_run: bool, max_pause: float, resume: bool) -> int:
+def cutover(session: Session, *, dry_run: bool, max_pause: float, resume: bool, way_back: bool) -> int:
     """Fence the source, drain, check, and hand the writes to the shards."""
-    from fixia_shardmig.runner.switching import cut_over, render
+    from fixia_shardmig.runner.switching import cut_over
 
     context = session.load()
     if not dry_run:
         session.confirm(f"hand the writes of {context.shard_map.name} over to the shards?")
-    result = cut_over(context, dry_run=dry_run, max_pause_s=max_pause, resume=resume)
+    result = cut_over(context, dry_run=dry_run, max_pause_s=max_pause, resume=resume, way_back=way_back)
+    return _show_switch(session, result, dry_run=dry_run)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Try every gate and rehearse the drain; change nothing.")
+@click.option("--max-pause", type=Duration(), default="5s", show_default=True, help="Undo what takes longer.")
+@click.option("--resume", is_flag=True, help="Finish, or undo, a rollback that was interrupted.")
+@command
+def rollback(session: Session, *, dry_run: bool, max_pause: float, resume: bool) -> int:
+    """Hand the writes back to the source, with everything that was written since the cutover."""
+    from fixia_shardmig.runner.switching import roll_back
+
+    context = session.load()
+    if not dry_run:
+        session.confirm(f"hand the writes of {context.shard_map.name} back to the source?")
+    result = roll_back(context, dry_run=dry_run, max_pause_s=max_pause, resume=resume)
+    return _show_switch(session, result, dry_run=dry_run, back=True)
+
+
+def _show_switch(session: Session, result: CutoverResult, *, dry_run: bool, back: bool = False) -> int:
+    """Show how a cutover or a rollback ended; returns the exit code."""
+    from fixia_shardmig.runner.switching import render
+
+    name = "rollback" if back else "cutover"
     open_gates = all(gate.ok for gate in result.gates)
     code = Exit.OK if (open_gates if dry_run else result.switched) else Exit.REFUSED
-    steps: tuple[str, ...] = ("shardmig cutover",) if dry_run and open_gates else ()
+    steps: tuple[str, ...] = (f"shardmig {name}",) if dry_run and open_gates else ()
     if result.switched and result.unfinished:
-        code, steps = Exit.FAILED, ("shardmig cutover --resume",)
+        code, steps = Exit.FAILED, (f"shardmig {name} --resume",)
+    elif result.switched:
+        steps = ("shardmig finalize",) if back else ("shardmig tail", "shardmig status")
     session.result(
-        result.to_json(), lambda: render(result, dry_run=dry_run), status=code.name.lower(), next_steps=steps
+        result.to_json(),
+        lambda: render(result, dry_run=dry_run, back=back),
+        status=code.name.lower(),
+        next_steps=steps,
     )
     return int(code)
 

@@ -19,6 +19,8 @@ from fixia_shardmig.cutover.counts import Counts, count_rows
 from fixia_shardmig.cutover.drain import Drained, wait_applied, write_marker
 from fixia_shardmig.cutover.fence import fence_state, raise_fence, seal_fence
 from fixia_shardmig.cutover.gates import CONFLICTING, Gate, Look, all_gates
+from fixia_shardmig.cutover.pooler_gates import pooler_gates
+from fixia_shardmig.cutover.pooler_steps import pause_clients
 from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
 from fixia_shardmig.cutover.sequences import (
@@ -29,7 +31,7 @@ from fixia_shardmig.cutover.sequences import (
     record_increments,
 )
 from fixia_shardmig.cutover.sides import open_sides
-from fixia_shardmig.cutover.switch import EVIDENCE, RESUME, Run, finish, switch, take_back
+from fixia_shardmig.cutover.switch import EVIDENCE, RESUME, Run, finish, first_line, switch, take_back
 from fixia_shardmig.cutover.way_back import prepare_way_back
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
@@ -122,6 +124,7 @@ def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
             sequences=plan_sequences(run.shard_map, catalog, observed),
         )
         gates = all_gates(look, run.sides, run.options.limits, way_back=run.options.way_back)
+        gates += pooler_gates(run.sides.poolers, run.sides, max_pause_s=run.options.max_pause_s)
         if all(gate.ok for gate in gates if gate.name in {"phase", "tail", "lag", "slot"}):
             gates = (*gates, _rehearsed_drain(run))
     run.journal.event("cutover_gates", closed=[gate.name for gate in gates if not gate.ok])
@@ -181,12 +184,10 @@ def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[_Pro
 
 
 def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
-    """Fence, drain, check, sequences, the way back (pitfall 65), seal.
-
-    A pooler's PAUSE belongs before these.
-    """
+    """Poolers' PAUSE, fence, drain, check, sequences, the way back (pitfall 65), seal."""
     deadline = began + run.options.max_pause_s
     reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
+    pause_clients(run, began)
     with run.step("fence"):
         _fence(run, began + run.options.max_pause_s * FENCE_SHARE)
     with run.step("drain"):
@@ -195,18 +196,18 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
     if run.hands.on_drained is not None:
         with run.step("on_drained"):
             run.hands.on_drained()
-    _refuse_late(run, deadline)
+    refuse_late(run, deadline)
     with run.step("check"):
         counts = _check(run, catalog, drained.marker.begins_at, deadline)
-    _refuse_late(run, deadline)
+    refuse_late(run, deadline)
     with run.step("sequences"):
         _set_sequences(run, catalog)
-    _refuse_late(run, deadline)
+    refuse_late(run, deadline)
     if run.options.way_back:
         with run.step("way_back"):
             prepare_way_back(run.sides, run.shard_map, deadline=deadline)
             run.keep(way_back=True)
-        _refuse_late(run, deadline)
+        refuse_late(run, deadline)
     with run.step("seal"):
         seal_fence(
             run.sides.source,
@@ -215,7 +216,7 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
             lock_timeout_s=run.options.lock_timeout_s,
             deadline=deadline,
         )
-    _refuse_late(run, deadline)
+    refuse_late(run, deadline)
     return _Proven(drained, counts)
 
 
@@ -267,7 +268,7 @@ def _conflicts(run: Run, drained_lsn: LSN, deadline: float) -> int:
         state = run.journal.tail_state()
         if state is not None and state.applied_lsn >= drained_lsn:
             return state.conflicts
-        _refuse_late(run, deadline, "waiting for the tail to say whether it saw conflicts")
+        refuse_late(run, deadline, "waiting for the tail to say whether it saw conflicts")
         time.sleep(STATE_POLL_S)
 
 
@@ -290,25 +291,26 @@ def _refuse_refused(plans: tuple[SequencePlan, ...]) -> None:
         raise RefusedError(f"sequences cannot go on: {'; '.join(refused)}", hint="shardmig cutover --dry-run")
 
 
-def _refuse_late(run: Run, deadline: float, doing: str = "before the switch") -> None:
+def refuse_late(run: Run, deadline: float, doing: str = "before the switch") -> None:
+    """Raise StoppedError after a signal, RefusedError once the pause is over: there is no going on anyway (72)."""
     if run.hands.stop.is_set():
-        raise StoppedError("stopped before the switch", hint="shardmig cutover")
+        raise StoppedError("stopped before the switch", hint=f"shardmig {run.story}")
     if time.monotonic() >= deadline:
         raise RefusedError(
             f"the pause of {run.options.max_pause_s:g} s was over {doing}",
-            hint="shardmig cutover --dry-run shows what takes how long; then allow a longer --max-pause",
+            hint=f"shardmig {run.story} --dry-run shows what takes how long; then allow a longer --max-pause",
         )
 
 
 def _undone(run: Run, error: BaseException) -> BaseException:
     """Take everything back and return the error that says so; a signal's own error is returned as it is."""
     try:
-        undone = take_back(run.shard_map, run.journal, run.sides.source, owner=run.owner, reason=_first_line(error))
+        undone = take_back(run.shard_map, run.journal, run.sides.source, owner=run.owner, reason=first_line(error))
     except (ShardmigError, psycopg.Error) as failure:
         reason = str(failure).splitlines()[0]
         until = run.evidence.get("expires_at") or "its expiry"
         return TemporaryError(
-            f"{_first_line(error)}; and lifting the fence failed: {reason}; unless it was sealed it opens at {until}",
+            f"{first_line(error)}; and lifting the fence failed: {reason}; unless it was sealed it opens at {until}",
             hint=RESUME,
         )
     if not undone:
@@ -330,7 +332,3 @@ def _lost_place(run: Run) -> str:
         return run.journal.url
     lost = [name for name, connection in run.sides.shards.items() if not is_open(connection)]
     return run.shard_map.shards[lost[0]].url if lost else run.shard_map.source.url
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -71,6 +71,7 @@ class FenceState:
         left_s: Seconds until the expiry, negative after it.
         tables: Where its trigger is.
         gaps: Descendants of these tables without it, or where somebody has disabled it.
+        back: Whether it stands on a shard, for writes that go back to the source.
     """
 
     kind: FenceKind
@@ -80,6 +81,7 @@ class FenceState:
     left_s: float | None = None
     tables: tuple[TableName, ...] = ()
     gaps: tuple[TableName, ...] = ()
+    back: bool = False
 
     @property
     def refuses(self) -> bool:
@@ -224,6 +226,7 @@ def fence_state(connection: Connection) -> FenceState:
         left_s=left_s,
         tables=tables,
         gaps=gaps,
+        back=bool(about.get("back")),
     )
 
 
@@ -247,6 +250,7 @@ def raise_fence(
     expires_in_s: float,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     deadline: float,
+    back: bool = False,
 ) -> FenceState:
     """Refuse every write to the tables from the moment of this transaction's commit on.
 
@@ -255,13 +259,14 @@ def raise_fence(
     tables between, and parents by inheritance each get one, as the server's catalog says under the locks.
 
     Args:
-        connection: On the source, in autocommit, without a transaction.
+        connection: On the source, or for a rollback on a shard; in autocommit, without a transaction.
         tables: Moved tables; partitions may be left out.
         migration: Its name, for those who are refused.
         owner: Who raises it. Only the same owner can seal it.
         expires_in_s: After so long by the server's clock it lets writes through, whatever became of us (72).
         lock_timeout_s: How long one try may keep new writers waiting (60).
         deadline: Of all tries together, by `time.monotonic`.
+        back: Whether the writes go from here back to the source; those who are refused are told where to.
 
     Raises:
         FenceBlockedError: A writer did not end in time; it is named, and nobody waits any more.
@@ -280,7 +285,7 @@ def raise_fence(
         rows = connection.execute(_RELATIVES, _pairs(tables)).fetchall()
         expires = scalar(connection, "SELECT extract(epoch FROM clock_timestamp())::float8") + expires_in_s
         connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
-        _replace(connection, FenceKind.RAISED, migration=migration, owner=owner, expires=expires)
+        _replace(connection, FenceKind.RAISED, migration=migration, owner=owner, expires=expires, back=back)
         connection.execute(sql.SQL("; ").join(_trigger(TableName(*row)) for row in rows))
 
     try:
@@ -318,7 +323,7 @@ def seal_fence(
         state = fence_state(connection)
         _refuse_unsealable(state, migration, owner, left_s_min=left_s_min)
         before.append(state)
-        _replace(connection, FenceKind.SEALED, migration=migration, owner=owner, expires=None)
+        _replace(connection, FenceKind.SEALED, migration=migration, owner=owner, expires=None, back=state.back)
 
     state = fence_state(connection)
     _refuse_unsealable(state, migration, owner, left_s_min=left_s_min)
@@ -472,14 +477,22 @@ def _about(source: str) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _replace(connection: Connection, kind: FenceKind, *, migration: str, owner: str, expires: float | None) -> None:
+def _replace(
+    connection: Connection,
+    kind: FenceKind,
+    *,
+    migration: str,
+    owner: str,
+    expires: float | None,
+    back: bool = False,
+) -> None:
     """Put another body into the function.
 
     Owner and expiry are literals in it, never rows: a REPEATABLE READ transaction from before the fence would not see
     those (ADR 0006).
     """
-    about = json.dumps({"kind": kind.value, "migration": migration, "owner": owner, "expires": expires})
-    body = _body(kind, about, migration=migration, owner=owner, expires=expires).as_string(connection)
+    about = json.dumps({"kind": kind.value, "migration": migration, "owner": owner, "expires": expires, "back": back})
+    body = _body(kind, about, migration=migration, owner=owner, expires=expires, back=back).as_string(connection)
     connection.execute(
         sql.SQL(
             "CREATE OR REPLACE FUNCTION shardmig.refuse_write() RETURNS trigger LANGUAGE plpgsql"
@@ -488,16 +501,21 @@ def _replace(connection: Connection, kind: FenceKind, *, migration: str, owner: 
     )
 
 
-def _body(kind: FenceKind, about: str, *, migration: str, owner: str, expires: float | None) -> sql.Composed:
+def _body(
+    kind: FenceKind, about: str, *, migration: str, owner: str, expires: float | None, back: bool
+) -> sql.Composed:
     quoted_about = sql.SQL(cast("LiteralString", about))  # one line of JSON, in a comment
     if kind is FenceKind.OPEN:
         return sql.SQL(_OPEN_BODY).format(about=quoted_about)
     if expires is None:
-        message = f"writes to %I.%I have moved to the shards of migration {migration}"
-        hint = "connect to the shard that the row lives on; this database takes no more writes"
+        side = "back to the source" if back else "to the shards"
+        message = f"writes to %I.%I have moved {side} of migration {migration}"
+        there = "the database that was split" if back else "the shard that the row lives on"
+        hint = f"connect to {there}; this database takes no more writes"
     else:
         until = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        message = f"writes to %I.%I are paused: migration {migration} moves it to its shards"
+        there = "back to its source" if back else "to its shards"
+        message = f"writes to %I.%I are paused: migration {migration} moves it {there}"
         hint = f"try again in a moment; if nobody lifts the fence it opens by itself at {until}"
     return sql.SQL(_BODY).format(
         about=quoted_about,

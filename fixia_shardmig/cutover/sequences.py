@@ -20,6 +20,7 @@ from fixia_shardmig.cutover.sides import Sides
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap, Skip
 from fixia_shardmig.model.catalog import Catalog, Sequence
+from fixia_shardmig.model.errors import RefusedError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.sessions import Connection, scalar
 
@@ -126,6 +127,56 @@ def apply_sequences(sides: Sides, plans: Iterable[SequencePlan]) -> None:
                 connection.execute(sql.SQL("; ").join(statements))
 
     sides.each_shard(on_shard)
+
+
+def plan_back(sides: Sides, shard_map: ShardMap, catalog: Catalog) -> dict[TableName, int]:
+    """Return the next value of each of the source's sequences: past what any shard gave out and any row has (68).
+
+    The source's own increment was never changed. To be called when every row is back on the source.
+
+    Raises:
+        RefusedError: A sequence has no value left.
+    """
+    moving = moving_sequences(shard_map, catalog)
+    readable, _ = _readable_columns(shard_map, catalog, moving)
+    ends = _ends(sides.source, catalog, readable)
+    own = _last_values(sides.source, moving)
+
+    def on_shard(_: str, connection: Connection) -> dict[TableName, tuple[int, bool]]:
+        present = frozenset(TableName(*row) for row in connection.execute(_PRESENT).fetchall())
+        return _last_values(connection, tuple(s for s in moving if s.name in present))
+
+    shards = sides.each_shard(on_shard)
+    return {s.name: _next_back(s, [own, *shards.values()], ends) for s in moving}
+
+
+def _next_back(
+    sequence: Sequence, seen: Iterable[Mapping[TableName, tuple[int, bool]]], ends: Mapping[ColumnName, int]
+) -> int:
+    given = [one[sequence.name] for one in seen if sequence.name in one]
+    values = [last for last, called in given if called]
+    values += [ends[column] for column in _columns(sequence) if column in ends]
+    farthest = (max if sequence.increment > 0 else min)(values, default=sequence.start - sequence.increment)
+    following = farthest + sequence.increment
+    if not sequence.minimum <= following <= sequence.maximum:
+        if sequence.cycle:
+            return sequence.minimum if sequence.increment > 0 else sequence.maximum
+        raise RefusedError(
+            f"sequence {sequence.name} has no value left on the source: it would go on at {following}",
+            hint="ALTER SEQUENCE … AS bigint, or MAXVALUE, on the source",
+        )
+    return following
+
+
+def apply_back(source: Connection, following: Mapping[TableName, int]) -> None:
+    """Set the source's sequences in one transaction."""
+    statements = [
+        sql.SQL("ALTER SEQUENCE {} RESTART WITH {}").format(sql.Identifier(name.schema, name.name), sql.Literal(value))
+        for name, value in following.items()
+    ]
+    if statements:
+        with source.transaction():
+            source.execute(sql.SQL("; ").join(statements))
 
 
 def record_increments(journal: Journal, plans: Iterable[SequencePlan]) -> None:

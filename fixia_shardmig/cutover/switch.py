@@ -51,6 +51,8 @@ class Run:
     owner: str
     steps: list[Step] = field(default_factory=list)
     evidence: dict[str, Any] = field(default_factory=dict)
+    story: str = EVIDENCE
+    """`cutover` or `rollback`: what its events and its evidence are called."""
     open_at: float = 0.0
     """When the writers could write again, by `time.monotonic`; 0 before that."""
 
@@ -61,36 +63,36 @@ class Run:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Journal a step before and after (pitfall 64), and time it."""
-        self.journal.event("cutover_step_begun", step=name, owner=self.owner)
+        self.journal.event(f"{self.story}_step_begun", step=name, owner=self.owner)
         began = time.monotonic()
         yield
         ms = (time.monotonic() - began) * 1000
         self.steps.append(Step(name, ms))
-        self.journal.event("cutover_step_ended", step=name, owner=self.owner, ms=round(ms))
+        self.journal.event(f"{self.story}_step_ended", step=name, owner=self.owner, ms=round(ms))
 
     def keep(self, **facts: object) -> None:
-        """Add to the cutover's evidence in the journal."""
+        """Add to its evidence in the journal."""
         self.evidence.update(facts)
-        self.journal.add_evidence({EVIDENCE: self.evidence})
+        self.journal.add_evidence({self.story: self.evidence})
 
 
-def switch(run: Run) -> int:
-    """Make the shards the writer: phase and routing epoch in one transaction (pitfall 64); returns the epoch.
+def switch(run: Run, start: Phase = Phase.FENCED, end: Phase = Phase.SWITCHED) -> int:
+    """Make the other side the writer: phase and routing epoch in one transaction (pitfall 64); returns the epoch.
 
     Raises:
-        RefusedError: The migration is not FENCED any more, or by another owner.
+        RefusedError: The migration is not in phase `start` any more, or by another owner.
     """
     journal = run.journal
     with journal.connection.transaction():
         journal.connection.execute(
             "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"
         )
-        switched_at = datetime.now(UTC).isoformat()
-        journal.advance(Phase.FENCED, Phase.SWITCHED, {"switched_at": switched_at, "switched_by": run.owner})
+        at = datetime.now(UTC).isoformat()
+        journal.advance(start, end, {f"{end.value}_at": at, f"{end.value}_by": run.owner})
         migration = journal.get()
-        cutover = migration.evidence.get(EVIDENCE) or {}
-        if cutover.get("owner") != run.owner:
-            raise RefusedError(f"the cutover is in the hands of {cutover.get('owner')}", hint="shardmig status")
+        told = migration.evidence.get(run.story) or {}
+        if told.get("owner") != run.owner:
+            raise RefusedError(f"the {run.story} is in the hands of {told.get('owner')}", hint="shardmig status")
         epoch = migration.routing_epoch + 1
         journal.note(routing_epoch=epoch)
     return epoch
@@ -130,6 +132,7 @@ def _take_back(shard_map: ShardMap, journal: Journal, source: Connection, *, own
         if migration.phase is Phase.FENCED and cutover.get("owner") == owner:
             journal.advance(Phase.FENCED, Phase.TAILING, {EVIDENCE: None})
         open_fence(source, migration=name, owner=owner, sealed=True)
+    resume_clients(shard_map, journal)
     left = lift_fence(source, migration=name, owner=owner, sealed=True, deadline=time.monotonic() + LIFT_S)
     journal.event("cutover_undone", owner=owner, reason=reason, triggers_left_open=[str(table) for table in left])
     if way_back and (failure := forget_way_back(shard_map)):
@@ -164,15 +167,10 @@ def _finish(run: Run, epoch: int) -> str:
             subscribe_references(run.sides, run.shard_map)
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"subscribing to the reference tables: {str(error).splitlines()[0]}")
-    if run.shard_map.on_switch:
-        failures: list[str] = []
-        with run.step("hook"):
-            for command in run.shard_map.on_switch:
-                timeout_s = run.options.hook_timeout_s
-                failure = run_hook(run.shard_map, command, epoch=epoch, timeout_s=timeout_s, say=run.hands.say)
-                failures += [failure] if failure else []
-        if failures:
-            return _unfinished(run, epoch, f"hook {'; '.join(failures)}")
+    parts = [repoint_clients, _run_hooks] if not run.sides.poolers.by_hook else [_run_hooks, repoint_clients]
+    for part in parts:
+        if failure := part(run, FORWARD, epoch):
+            return _unfinished(run, epoch, failure)
     run.open_at = time.monotonic()
     try:
         with run.step("slot"):
@@ -184,7 +182,31 @@ def _finish(run: Run, epoch: int) -> str:
     return ""
 
 
+def run_hooks(run: Run, direction: Direction, epoch: int) -> str:
+    """Run every `on_switch` command; returns why one failed, or nothing."""
+    failures: list[str] = []
+    if run.shard_map.on_switch:
+        with run.step("hook"):
+            for command in run.shard_map.on_switch:
+                timeout_s = run.options.hook_timeout_s
+                failure = run_hook(
+                    run.shard_map,
+                    command,
+                    epoch=epoch,
+                    direction=direction,
+                    timeout_s=timeout_s,
+                    say=run.hands.say,
+                )
+                failures += [failure] if failure else []
+    return f"hook {'; '.join(failures)}" if failures else ""
+
+
 def _unfinished(run: Run, epoch: int, reason: str) -> str:
     run.journal.event("cutover_unfinished", owner=run.owner, epoch=epoch, reason=reason)
     run.hands.say(f"switched, but not finished: {reason}; run {RESUME}")
     return reason
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says first."""
+    return (str(error) or type(error).__name__).splitlines()[0]

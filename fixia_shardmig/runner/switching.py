@@ -1,4 +1,4 @@
-"""Hands the writes over: has a tail run, lends the cutover what other rooms have, and shows how it went."""
+"""Hands the writes over, and back: has a tail run, lends the cutover what other rooms have, and shows how it went."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Callable
 from fixia_shardmig.cutover.cutover import cutover
 from fixia_shardmig.cutover.recover import resume_cutover
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
+from fixia_shardmig.cutover.rollback import resume_rollback, rollback
 from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.journal.way_back import back_state
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.runner.context import Context
+from fixia_shardmig.runner.returning import has_way_back
 from fixia_shardmig.runner.status import FRESH_S
 from fixia_shardmig.runner.tailing import build_on_all, tail_running
 
@@ -25,6 +28,7 @@ def cut_over(
     dry_run: bool = False,
     max_pause_s: float,
     resume: bool = False,
+    way_back: bool = True,
     on_drained: Callable[[], object] | None = None,
     on_switched: Callable[[], object] | None = None,
 ) -> CutoverResult:
@@ -35,6 +39,7 @@ def cut_over(
         dry_run: Ask every gate and rehearse the drain.
         max_pause_s: What takes longer is undone.
         resume: Finish or undo another run's cutover.
+        way_back: Prepare for a rollback.
         on_drained: Called behind the fence, when all sides are equal.
         on_switched: Called as soon as the shards have the writes.
 
@@ -47,7 +52,7 @@ def cut_over(
         if on_switched is not None:
             on_switched()
 
-    options = CutoverOptions(max_pause_s=max_pause_s, dry_run=dry_run)
+    options = CutoverOptions(max_pause_s=max_pause_s, dry_run=dry_run, way_back=way_back)
     hands = Hands(enable_on_shards=enable, on_drained=on_drained, say=context.say, stop=context.stop)
     with context.journal() as journal:
         if resume:
@@ -67,6 +72,59 @@ def _try(context: Context, journal: Journal, options: CutoverOptions, hands: Han
         return CutoverResult(switched=False, pause_ms=0.0, steps=(), gates=error.gates)
 
 
+def roll_back(
+    context: Context,
+    *,
+    dry_run: bool = False,
+    max_pause_s: float,
+    resume: bool = False,
+    on_drained: Callable[[], object] | None = None,
+) -> CutoverResult:
+    """Hand the writes back to the source with everything written since, rehearse it, or finish an interrupted one.
+
+    Args:
+        context: The migration.
+        dry_run: Ask every gate and rehearse the drain.
+        max_pause_s: What takes longer is undone.
+        resume: Finish or undo another run's rollback.
+        on_drained: Called behind the fences, when all sides are equal.
+
+    Raises:
+        RefusedError, TemporaryError, StoppedError: Undone, or what is left to do; the message tells.
+    """
+    options = CutoverOptions(max_pause_s=max_pause_s, dry_run=dry_run)
+    hands = Hands(enable_on_shards=_nothing, on_drained=on_drained, say=context.say, stop=context.stop)
+    with context.journal() as journal:
+        if resume:
+            return resume_rollback(context.shard_map, journal, options=options, hands=hands)
+        if not has_way_back(journal.get()):
+            return _try_back(context, journal, options, hands)
+        with tail_running(context):
+            _await_way_back(journal)
+            return _try_back(context, journal, options, hands)
+
+
+def _nothing() -> None:
+    """Enable nothing: the source's triggers were never off."""
+
+
+def _try_back(context: Context, journal: Journal, options: CutoverOptions, hands: Hands) -> CutoverResult:
+    try:
+        return rollback(context.shard_map, journal, options=options, hands=hands)
+    except GatesClosedError as error:
+        return CutoverResult(switched=False, pause_ms=0.0, steps=(), gates=error.gates)
+
+
+def _await_way_back(journal: Journal) -> None:
+    """Give a tail of the way back that has just begun the time to say where it stands."""
+    deadline = time.monotonic() + TAIL_WAIT_S
+    while time.monotonic() < deadline:
+        state = back_state(journal)
+        if state is not None and state.age_s < FRESH_S and not state.stopped_by:
+            return
+        time.sleep(POLL_S)
+
+
 def _await_tail(journal: Journal) -> None:
     """Give a tail that has just begun the time to say where it stands; the gate judges it afterwards."""
     deadline = time.monotonic() + TAIL_WAIT_S
@@ -82,8 +140,9 @@ def _await_tail(journal: Journal) -> None:
         time.sleep(POLL_S)
 
 
-def render(result: CutoverResult, *, dry_run: bool) -> str:
-    """Return gates and steps as people read them."""
+def render(result: CutoverResult, *, dry_run: bool, back: bool = False) -> str:
+    """Return gates and steps as people read them; `back` when it was a rollback."""
+    to, stays = ("the source has", "the shards have") if back else ("the shards have", "the source has")
     lines = []
     for gate in result.gates:
         lines.append(f"{'ok    ' if gate.ok else 'CLOSED'}  {gate.name}: {gate.detail}")
@@ -91,11 +150,11 @@ def render(result: CutoverResult, *, dry_run: bool) -> str:
             lines.append(f"        hint: {gate.hint}")
     lines += [f"{step.ms:7.0f} ms  {step.name}" for step in result.steps]
     if result.switched:
-        lines.append(f"switched: the shards have the writes; the fence stood for {result.pause_ms:.0f} ms")
+        lines.append(f"switched: {to} the writes; the fence stood for {result.pause_ms:.0f} ms")
     elif dry_run and all(gate.ok for gate in result.gates):
         lines.append(f"every gate is open; a pause of about {result.pause_ms:.0f} ms is to be expected")
     else:
-        lines.append("not switched: the source has the writes")
+        lines.append(f"not switched: {stays} the writes")
     if result.unfinished:
         lines.append(f"unfinished: {result.unfinished}")
     return "\n".join(lines)

@@ -29,6 +29,7 @@ from fixia_shardmig.postgres.sessions import insert_lsn, session
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.runner.context import Context, refuse_other_plan, spool_directory, timeline
 from fixia_shardmig.runner.progress import mib
+from fixia_shardmig.runner.returning import BackResult, bring_back, has_way_back
 from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
 from fixia_shardmig.runner.spooling import message_opener
 from fixia_shardmig.runner.throttling import Throttle, throttling
@@ -65,6 +66,7 @@ class TailResult:
     conflicts: int = 0
     seconds: float = 0.0
     switched: bool = False
+    way_back: BackResult | None = None
 
     def add(self, totals: TailTotals) -> None:
         """Add one stretch of the stream."""
@@ -84,6 +86,7 @@ class TailResult:
             "seconds": round(self.seconds, 3),
             "moved_rows": self.moved_rows,
             "conflicts": self.conflicts,
+            "way_back": self.way_back.to_json() if self.way_back else None,
         }
 
 
@@ -96,7 +99,7 @@ def tail(
     spool: Path | None = None,
     limits: Limits | None = None,
 ) -> TailResult:
-    """Follow the source.
+    """Follow the source; once the shards have the writes, bring these back into it.
 
     Args:
         context: The migration.
@@ -111,7 +114,14 @@ def tail(
         HeldError: Another run tails.
     """
     with context.journal() as journal, journal.holding("driver"):
-        return _Follower(context, journal, jobs, spool, limits).run(until=until, caught_up=caught_up)
+        migration = journal.get()
+        if has_way_back(migration):
+            result = TailResult(migration.slot_lsn or LSN(0), switched=True)
+        else:
+            result = _Follower(context, journal, jobs, spool, limits).run(until=until, caught_up=caught_up)
+        if has_way_back(journal.get()) and not context.stop.is_set():
+            result.way_back = bring_back(context, journal, caught_up=caught_up)
+        return result
 
 
 class _Follower:
@@ -373,7 +383,7 @@ class _OthersTail:
 
 
 class OwnTail(threading.Thread):
-    """A tail in a thread of this process."""
+    """A tail in a thread of this process: of the way there, or of the way back once the shards have the writes."""
 
     def __init__(self, context: Context, journal: Journal, jobs: int) -> None:
         """Prepare it; `journal` is its own from `start` to its end, and holds the driver's lock."""
@@ -387,7 +397,10 @@ class OwnTail(threading.Thread):
     def run(self) -> None:
         """Follow until told to end; keep what it fails with for whoever waits."""
         try:
-            _Follower(self._context, self._journal, self._jobs).run(until=None, caught_up=False)
+            if has_way_back(self._journal.get()):
+                bring_back(self._context, self._journal)
+            else:
+                _Follower(self._context, self._journal, self._jobs).run(until=None, caught_up=False)
         except psycopg.Error as error:
             self._failure = unforeseen(error)
         except Exception as error:  # noqa: BLE001  raised again in the thread that waits

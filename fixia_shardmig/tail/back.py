@@ -79,7 +79,10 @@ class _Block:
 
 @dataclass(slots=True)
 class _Batch:
-    """What one stream brings next: whole transactions, and where it stands after them."""
+    """What one stream brings next: whole transactions, and where it stands after them.
+
+    One without transactions may wait for more, unless somebody waits for the position: then it is `urgent`.
+    """
 
     transactions: list[Transaction]
     end: LSN
@@ -93,6 +96,7 @@ class _BackStream:
         self.shard = shard
         self.receiver = receiver
         self.position = position
+        self.moved_at = 0.0
         self.block: _Block | None = None
         self._queue: deque[Item] = deque()
         self._held: _Batch | None = None
@@ -109,13 +113,17 @@ class _BackStream:
 
     def next(self) -> _Batch | None:
         """Return what to apply next; the same again until `applied` says that it is."""
-        if self._held is None and self._queue:
-            self._held = self._gather()
+        if self._queue and (self._held is None or not self._held.transactions):
+            before, self._held = self._held, self._gather()
+            if before is not None:
+                self._held.end = max(before.end, self._held.end)
+                self._held.urgent = self._held.urgent or before.urgent
         return self._held
 
     def applied(self, end: LSN) -> None:
         """Go on behind a position that is durable on the source."""
         self.position = max(self.position, end)
+        self.moved_at = time.monotonic()
         self.receiver.acknowledge(self.position)
 
     def done(self, batch: _Batch) -> None:
@@ -182,7 +190,7 @@ class BackTail:
         self.journal = journal
         self.totals = BackTotals()
         self._on_state = on_state
-        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "idle", "settle", "retry"), 0.0)
+        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "settle", "retry"), 0.0)
         self._rate = (time.monotonic(), 0, 0.0)
         self._hurry = False
         prepare_back_state(journal)
@@ -293,9 +301,8 @@ class BackTail:
             return None
         if stream.block is not None:
             return batch if self._due("retry", RETRY_S) else None
-        if batch.transactions or batch.urgent or self._hurry or self._due("idle", IDLE_S):
-            return batch
-        return None
+        due = batch.transactions or batch.urgent or self._hurry or time.monotonic() - stream.moved_at >= IDLE_S
+        return batch if due else None
 
     def _apply(self, batches: Mapping[str, _Batch]) -> None:
         """Apply all streams' batches together; after a conflict each stream by itself, and in its own order."""

@@ -1,0 +1,140 @@
+"""The way back: what is written to the shards after the switch comes to the source, once, and rollback is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from fixia_shardmig.journal.way_back import SourceBooks
+from fixia_shardmig.model.errors import RefusedError
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.postgres.sessions import session
+from fixia_shardmig.runner.returning import BackResult, bring_back
+from fixia_shardmig.runner.switching import cut_over, roll_back
+from tests.fixtures.fix_migrations import EVERYWHERE, SHARDS, Homes, Migration
+
+TABLES = """
+users: {split_by: kind, homes: {n: north, s: south, w: west}}
+posts: {follows: user_id}
+kinds: {reference: true}
+notes:
+  split_by: kind
+  homes: {n: north, s: south, w: west}
+"""
+DDL = """
+CREATE TABLE kinds (id int PRIMARY KEY, name text NOT NULL);
+CREATE TABLE users (id serial PRIMARY KEY, kind text NOT NULL, email text UNIQUE, note text);
+CREATE TABLE posts (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id int NOT NULL REFERENCES users
+    ON DELETE CASCADE, body text);
+CREATE TABLE notes (kind text NOT NULL, what text);
+ALTER TABLE notes REPLICA IDENTITY FULL;
+ALTER TABLE users ALTER note SET STORAGE EXTERNAL;
+INSERT INTO kinds VALUES (1, 'one'), (2, 'two');
+INSERT INTO users (kind, email, note)
+    SELECT (ARRAY['n', 's', 'w'])[1 + g % 3], g || '@x', repeat(md5(g::text), 100) FROM generate_series(1, 30) g;
+INSERT INTO posts (user_id, body) SELECT 1 + g % 30, 'post ' || g FROM generate_series(1, 60) g;
+INSERT INTO notes SELECT (ARRAY['n', 's', 'w'])[1 + g % 3], 'note ' || g % 5 FROM generate_series(1, 30) g;
+"""
+HOME = "(SELECT CASE kind WHEN 'n' THEN 'north' WHEN 's' THEN 'south' ELSE 'west' END {})"
+HOMES: Homes = {
+    "kinds": EVERYWHERE,
+    "users": HOME.format(""),
+    "posts": HOME.format("FROM users u WHERE u.id = t.user_id"),
+    "notes": HOME.format(""),
+}
+PAUSE_S = 20.0
+
+
+@pytest.fixture
+def switched(migration_of: Callable[..., Migration]) -> Migration:
+    """Give a migration whose shards have the writes, with a way back."""
+    return switch(migration_of(TABLES, DDL).copy())
+
+
+def switch(migration: Migration) -> Migration:
+    """Say that both sides are equal, and cut over."""
+    with migration.journal() as journal:
+        at = journal.connection.execute("SELECT clock_timestamp()::text").fetchone()
+        assert at is not None
+        journal.add_evidence({"verified_at": at[0], "verified_equal": True, "verified_lsn": "0/1"})
+    result = cut_over(migration.context(), max_pause_s=PAUSE_S)
+    assert (True, "") == (result.switched, result.unfinished), result
+    return migration
+
+
+def bring(migration: Migration) -> BackResult:
+    """Bring back everything written until now."""
+    with migration.journal() as journal, journal.holding("driver"):
+        return bring_back(migration.context(), journal, caught_up=True)
+
+
+def contested(migration: Migration) -> int:
+    """Return how many rows are contested."""
+    with session(migration.urls["source"], "test") as source:
+        return SourceBooks(source).contested_count()
+
+
+def phase(migration: Migration) -> Phase:
+    """Return where the migration stands."""
+    with migration.journal() as journal:
+        return journal.get().phase
+
+
+def test_every_kind_of_change_on_the_shards_comes_back(switched: Migration) -> None:
+    """Inserts, updates with values left out, changed keys, deletes, rows without a key, reference tables."""
+    switched.on("north", "INSERT INTO users (kind, email) VALUES ('n', 'new@north')")
+    switched.on("south", "UPDATE users SET email = 'changed@south' WHERE id = (SELECT min(id) FROM users)")
+    switched.on("west", "DELETE FROM users WHERE id = (SELECT max(id) FROM users)")
+    switched.on("south", "INSERT INTO posts (user_id, body) SELECT id, 'more' FROM users")
+    switched.on("north", "UPDATE notes SET what = 'changed' WHERE what = 'note 1'")
+    switched.on("south", "DELETE FROM notes WHERE what = 'note 2'")
+    switched.on("west", "INSERT INTO kinds VALUES (3, 'three')")
+    result = bring(switched)
+    assert 0 == result.missed
+    assert 0 == contested(switched)
+    wait_for_kinds(switched)
+    switched.judge(HOMES)
+
+
+def wait_for_kinds(migration: Migration) -> None:
+    """Wait until reference tables are alike: their own replication is not ours to hurry."""
+    for shard in SHARDS:
+        for _ in range(1500):
+            if migration.rows(shard, "kinds") == migration.rows("west", "kinds"):
+                break
+            migration.on(shard, "SELECT pg_sleep(0.02)")
+
+
+def test_a_rollback_brings_every_write_and_the_source_takes_writes_again(switched: Migration) -> None:
+    """What was written between the two switches is on the source; sequences go on behind every value (pitfall 68)."""
+    for shard, kind in zip(SHARDS, "nsw", strict=True):
+        switched.on(shard, "INSERT INTO users (kind, email) VALUES (%s, %s)", kind, f"between@{shard}")
+    result = roll_back(switched.context(), max_pause_s=PAUSE_S)
+    assert (True, "") == (result.switched, result.unfinished), result
+    assert Phase.ROLLED_BACK is phase(switched)
+    switched.judge(HOMES)
+    (new,) = switched.on("source", "INSERT INTO users (kind, email) VALUES ('n', 'after') RETURNING id")
+    assert new[0] > max(id_ for shard in SHARDS for (id_,) in switched.rows(shard, "users", "id"))
+    with pytest.raises(psycopg.Error, match="moved back to the source"):
+        switched.on("north", "INSERT INTO users (kind) VALUES ('n')")
+
+
+def test_a_user_who_moved_between_shards_is_kept_whichever_stream_is_faster(switched: Migration) -> None:
+    """Pitfall 67. The DELETE of one shard comes last and must not take what the INSERT of the other has brought."""
+    rows = switched.on("north", "DELETE FROM users WHERE id = (SELECT min(id) FROM users) RETURNING id, email, note")
+    switched.on("south", "INSERT INTO users VALUES (%s, 's', %s, %s)", *rows[0])
+    bring(switched)
+    assert [("s",)] == switched.on("source", "SELECT kind FROM users WHERE id = %s", rows[0][0])
+
+
+def test_two_shards_with_one_unique_value_stop_the_way_back_with_a_report(switched: Migration) -> None:
+    """Pitfall 69. A value that the old database allows once is not dropped: it is named, and nothing goes on."""
+    switched.on("north", "INSERT INTO users (kind, email) VALUES ('n', 'twice@x')")
+    switched.on("south", "INSERT INTO users (kind, email) VALUES ('s', 'twice@x')")
+    with pytest.raises(RefusedError, match=r"cannot be brought back: public\.users") as refused:
+        bring(switched)
+    assert "twice@x" in refused.value.message
+    switched.on("south", "UPDATE users SET email = 'once@x' WHERE email = 'twice@x'")
+    switched.on("north", "UPDATE users SET email = 'other@x' WHERE email = 'twice@x'")
