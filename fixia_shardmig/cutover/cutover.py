@@ -15,12 +15,12 @@ from typing import Final
 
 import psycopg
 
+from fixia_shardmig.cutover.clients import pause_clients
 from fixia_shardmig.cutover.counts import Counts, count_rows
 from fixia_shardmig.cutover.drain import Drained, wait_applied, write_marker
 from fixia_shardmig.cutover.fence import fence_state, raise_fence, seal_fence
 from fixia_shardmig.cutover.gates import CONFLICTING, Gate, Look, all_gates
 from fixia_shardmig.cutover.pooler_gates import pooler_gates
-from fixia_shardmig.cutover.pooler_steps import pause_clients
 from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
 from fixia_shardmig.cutover.sequences import (

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import psycopg
 
+from fixia_shardmig.cutover.clients import move_clients, resume_clients
 from fixia_shardmig.cutover.fence import lift_fence, open_fence
-from fixia_shardmig.cutover.hooks import run_hook
 from fixia_shardmig.cutover.result import CutoverOptions, Hands, Step
 from fixia_shardmig.cutover.sides import Sides
 from fixia_shardmig.cutover.way_back import forget_way_back, subscribe_references
@@ -167,11 +167,8 @@ def _finish(run: Run, epoch: int) -> str:
             subscribe_references(run.sides, run.shard_map)
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"subscribing to the reference tables: {str(error).splitlines()[0]}")
-    parts = [repoint_clients, _run_hooks] if not run.sides.poolers.by_hook else [_run_hooks, repoint_clients]
-    for part in parts:
-        if failure := part(run, FORWARD, epoch):
-            return _unfinished(run, epoch, failure)
-    run.open_at = time.monotonic()
+    if failure := move_clients(run, "forward", epoch):
+        return _unfinished(run, epoch, failure)
     try:
         with run.step("slot"):
             drop_slot(run.sides.source, run.journal.get().slot)
@@ -180,25 +177,6 @@ def _finish(run: Run, epoch: int) -> str:
     run.journal.add_evidence({FINISHED: epoch})
     run.journal.event("cutover_finished", owner=run.owner, epoch=epoch)
     return ""
-
-
-def run_hooks(run: Run, direction: Direction, epoch: int) -> str:
-    """Run every `on_switch` command; returns why one failed, or nothing."""
-    failures: list[str] = []
-    if run.shard_map.on_switch:
-        with run.step("hook"):
-            for command in run.shard_map.on_switch:
-                timeout_s = run.options.hook_timeout_s
-                failure = run_hook(
-                    run.shard_map,
-                    command,
-                    epoch=epoch,
-                    direction=direction,
-                    timeout_s=timeout_s,
-                    say=run.hands.say,
-                )
-                failures += [failure] if failure else []
-    return f"hook {'; '.join(failures)}" if failures else ""
 
 
 def _unfinished(run: Run, epoch: int, reason: str) -> str:

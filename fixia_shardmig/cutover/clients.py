@@ -1,4 +1,4 @@
-"""The poolers' part of a cutover and of a rollback: their clients wait, go back, or go on elsewhere.
+"""The clients of a cutover and of a rollback: they wait at the poolers, go on where they were, or are led elsewhere.
 
 The journal says that clients wait before the first of them does, and that they do not once all have been resumed; so
 whoever finds what a killed run left behind knows. Clients of a run that is undone are resumed where they were: no alias
@@ -7,9 +7,11 @@ is re-pointed before the switch.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from fixia_shardmig.cutover.hooks import run_hook
 from fixia_shardmig.cutover.pooler import Identity, Poolers, identity_of
 from fixia_shardmig.cutover.pooler_files import Direction
 from fixia_shardmig.journal.journal import Journal
@@ -41,24 +43,53 @@ def pause_clients(run: Run, began: float) -> None:
         place("pooler.paused")
 
 
-def repoint_clients(run: Run, direction: Direction) -> str:
-    """Re-point the aliases, let the clients go on, and prove it by queries; again is harmless.
+def move_clients(run: Run, direction: Direction, epoch: int) -> str:
+    """Lead the clients to the new writer, by the poolers and by the hooks; again is harmless.
+
+    Hooks come after the poolers, and before them where one has no databases file, so that a hook re-points it.
 
     Returns:
-        What is still to do, or nothing. A pooler that could not be re-pointed keeps its clients waiting.
+        What is still to do, or nothing.
+    """
+    if run.sides.poolers.by_hook:
+        return _run_hooks(run, direction, epoch) or _repoint(run, direction)
+    return _repoint(run, direction) or _run_hooks(run, direction, epoch)
+
+
+def _repoint(run: Run, direction: Direction) -> str:
+    """Re-point the aliases, let the clients go on, and prove it by queries.
+
+    A pooler that could not be re-pointed keeps its clients waiting: they would meet the fence.
     """
     poolers = run.sides.poolers
-    if not poolers:
-        return ""
-    with run.step("repoint"):
-        failures = poolers.repoint(direction)
-    place("pooler.resumed")
-    with run.step("probe"):
-        failures += poolers.probe(_identities(run, direction), direction)
-    if failures:
-        return "; ".join(failures)
-    run.journal.add_evidence({WAITING: None})
+    if poolers:
+        with run.step("repoint"):
+            failures = poolers.repoint(direction)
+        run.open_at = time.monotonic()
+        place("pooler.resumed")
+        with run.step("probe"):
+            failures += poolers.probe(_identities(run, direction), direction)
+        if failures:
+            return "; ".join(failures)
+        run.journal.add_evidence({WAITING: None})
     return ""
+
+
+def _run_hooks(run: Run, direction: Direction, epoch: int) -> str:
+    failures: list[str] = []
+    if run.shard_map.on_switch:
+        with run.step("hook"):
+            for command in run.shard_map.on_switch:
+                failures += _hook(run, command, direction, epoch)
+    if run.shard_map.on_switch or not run.open_at:
+        run.open_at = time.monotonic()
+    return f"hook {'; '.join(failures)}" if failures else ""
+
+
+def _hook(run: Run, command: str, direction: Direction, epoch: int) -> list[str]:
+    timeout_s, say = run.options.hook_timeout_s, run.hands.say
+    failure = run_hook(run.shard_map, command, epoch=epoch, direction=direction, timeout_s=timeout_s, say=say)
+    return [failure] if failure else []
 
 
 def resume_clients(shard_map: ShardMap, journal: Journal) -> str:
