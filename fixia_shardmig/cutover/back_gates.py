@@ -17,8 +17,9 @@ from fixia_shardmig.cutover.gates import (
     no_long_transactions,
     no_prepared_transactions,
 )
+from fixia_shardmig.cutover.run import EVIDENCE
 from fixia_shardmig.cutover.sides import Sides
-from fixia_shardmig.cutover.switch import EVIDENCE, FINISHED
+from fixia_shardmig.cutover.switch import FINISHED
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration
 from fixia_shardmig.journal.way_back import BackState, back_state

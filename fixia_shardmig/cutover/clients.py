@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fixia_shardmig.cutover.hooks import run_hook
 from fixia_shardmig.cutover.pooler import Identity, Poolers, identity_of
 from fixia_shardmig.cutover.pooler_files import Direction
+from fixia_shardmig.cutover.run import Run
+from fixia_shardmig.cutover.sides import Sides
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.places import place
-
-if TYPE_CHECKING:
-    from fixia_shardmig.cutover.switch import Run
 
 WAITING: Final = "clients_waiting"
 """The migration's evidence that clients of the poolers are made to wait: by whom, since when."""
@@ -36,7 +35,8 @@ def pause_clients(run: Run, began: float) -> None:
     """
     if not run.sides.poolers:
         return
-    run.journal.add_evidence({WAITING: {"owner": run.owner, "since": datetime.now(UTC).isoformat()}})
+    since = datetime.now(UTC).isoformat()
+    run.journal.add_evidence({WAITING: {"story": run.story, "owner": run.owner, "since": since}})
     place("pooler.noted")
     with run.step("pause"):
         run.sides.poolers.pause(began + run.options.max_pause_s * PAUSE_SHARE)
@@ -68,7 +68,7 @@ def _repoint(run: Run, direction: Direction) -> str:
         run.open_at = time.monotonic()
         place("pooler.resumed")
         with run.step("probe"):
-            failures += poolers.probe(_identities(run, direction), direction)
+            failures += poolers.probe(identities(run.sides, direction), direction)
         if failures:
             return "; ".join(failures)
         run.journal.add_evidence({WAITING: None})
@@ -92,12 +92,13 @@ def _hook(run: Run, command: str, direction: Direction, epoch: int) -> list[str]
     return [failure] if failure else []
 
 
-def resume_clients(shard_map: ShardMap, journal: Journal) -> str:
+def resume_clients(shard_map: ShardMap, journal: Journal, *, story: str) -> str:
     """Let clients that a run has left waiting go on where they were; returns why some still wait, or nothing.
 
-    Only for a run that is undone: nothing is re-pointed.
+    Only for a run of this story that is undone: nothing is re-pointed.
     """
-    if not shard_map.pgbouncers or not journal.get().evidence.get(WAITING):
+    waiting = journal.get().evidence.get(WAITING) or {}
+    if not shard_map.pgbouncers or waiting.get("story") != story:
         return ""
     poolers = Poolers(shard_map)
     try:
@@ -109,7 +110,8 @@ def resume_clients(shard_map: ShardMap, journal: Journal) -> str:
     return "; ".join(failures)
 
 
-def _identities(run: Run, direction: Direction) -> dict[str, Identity]:
+def identities(sides: Sides, direction: Direction) -> dict[str, Identity]:
+    """Return, by shard, the database that its alias leads to: its own one, or the source when it leads back."""
     if direction == "forward":
-        return run.sides.each_shard(lambda _, connection: identity_of(connection))
-    return dict.fromkeys(run.sides.shards, identity_of(run.sides.source))
+        return sides.each_shard(lambda _, connection: identity_of(connection))
+    return dict.fromkeys(sides.shards, identity_of(sides.source))

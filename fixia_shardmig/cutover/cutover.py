@@ -23,6 +23,7 @@ from fixia_shardmig.cutover.gates import CONFLICTING, Gate, Look, all_gates
 from fixia_shardmig.cutover.pooler_gates import pooler_gates
 from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
+from fixia_shardmig.cutover.run import EVIDENCE, Run
 from fixia_shardmig.cutover.sequences import (
     SequencePlan,
     apply_sequences,
@@ -31,7 +32,7 @@ from fixia_shardmig.cutover.sequences import (
     record_increments,
 )
 from fixia_shardmig.cutover.sides import open_sides
-from fixia_shardmig.cutover.switch import EVIDENCE, RESUME, Run, finish, first_line, switch, take_back
+from fixia_shardmig.cutover.switch import RESUME, finish, first_line, switch, take_back
 from fixia_shardmig.cutover.way_back import prepare_way_back
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
@@ -124,7 +125,7 @@ def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
             sequences=plan_sequences(run.shard_map, catalog, observed),
         )
         gates = all_gates(look, run.sides, run.options.limits, way_back=run.options.way_back)
-        gates += pooler_gates(run.sides.poolers, run.sides, max_pause_s=run.options.max_pause_s)
+        gates += pooler_gates(run.sides, "forward", max_pause_s=run.options.max_pause_s)
         if all(gate.ok for gate in gates if gate.name in {"phase", "tail", "lag", "slot"}):
             gates = (*gates, _rehearsed_drain(run))
     run.journal.event("cutover_gates", closed=[gate.name for gate in gates if not gate.ok])

@@ -146,19 +146,19 @@ class Pooler:
         return {f"shardmig_probe_{shard}": shard for shard in self.section.aliases}
 
     @contextmanager
-    def rehearsing(self) -> Iterator[None]:
+    def rehearsing(self, direction: Direction) -> Iterator[None]:
         """Have an alias more for each shard, for as long as it takes; clients' own aliases are not touched."""
         if self.file is None:
             yield
             return
         before = without(self.text(), frozenset(self.probes()))
-        forward = self.wanted("forward")
+        wanted = self.wanted(direction)
         templates = _lines_of(before)
         probing = {name: self.section.aliases[shard] for name, shard in self.probes().items()}
         lines = [f"{name} = {templates.get(alias, '')}" for name, alias in probing.items()]
         with_probes = rewritten(
             before.rstrip("\n") + "\n" + "\n".join(lines) + "\n",
-            {name: forward[alias] for name, alias in probing.items()},
+            {name: wanted[alias] for name, alias in probing.items()},
         )
         replace_file(self.file, with_probes)
         try:
@@ -168,14 +168,15 @@ class Pooler:
             replace_file(self.file, before)
             self.console.reload()
 
-    def identity(self, alias: str, url: str, *, deadline: float) -> Identity:
+    def identity(self, alias: str, url: str, *, timeout_s: float) -> Identity:
         """Ask through an alias which database it leads to, as the first user that PgBouncer and the server let in.
 
         Tried are the user of the console and that of the database's own URL.
 
         Raises:
-            RefusedError, TemporaryError: Nobody was let in before the deadline.
+            RefusedError: Nobody was let in within that time.
         """
+        deadline = time.monotonic() + timeout_s
         urls = [_through(self.section.admin_url, alias, as_in=credentials) for credentials in (None, url)]
         urls = urls[self.let_in :] + urls[: self.let_in]
         reasons: dict[str, str] = {}
@@ -273,10 +274,9 @@ class Poolers:
         """
 
         def one(pooler: Pooler) -> None:
-            deadline = time.monotonic() + timeout_s
             for shard, alias in pooler.section.aliases.items():
                 end = pooler.shard_map.shards[shard] if direction == "forward" else pooler.shard_map.source
-                refuse_other(alias, pooler.identity(alias, end.url, deadline=deadline), identities[shard])
+                refuse_other(alias, pooler.identity(alias, end.url, timeout_s=timeout_s), identities[shard])
 
         return self._at_all(one, "not proven")
 

@@ -8,13 +8,13 @@ shard to the databases file for as long as it asks through it.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, LiteralString
 
+from fixia_shardmig.cutover.clients import identities
 from fixia_shardmig.cutover.gates import Gate
-from fixia_shardmig.cutover.pooler import Pooler, Poolers, identity_of, refuse_other
-from fixia_shardmig.cutover.pooler_files import listed
+from fixia_shardmig.cutover.pooler import Pooler, Poolers, refuse_other
+from fixia_shardmig.cutover.pooler_files import Direction, listed
 from fixia_shardmig.cutover.sides import Sides
 from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.postgres.pgbouncer import NAME, PooledDatabase
@@ -40,8 +40,9 @@ GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3
 """
 
 
-def pooler_gates(poolers: Poolers, sides: Sides, *, max_pause_s: float) -> tuple[Gate, ...]:
-    """Ask every gate about every pooler; only the first if a console does not answer."""
+def pooler_gates(sides: Sides, direction: Direction, *, max_pause_s: float) -> tuple[Gate, ...]:
+    """Ask every gate about every pooler; only the first if a console does not answer. `direction` is where to."""
+    poolers = sides.poolers
     if not poolers:
         return ()
     console = consoles_answer(poolers)
@@ -49,8 +50,8 @@ def pooler_gates(poolers: Poolers, sides: Sides, *, max_pause_s: float) -> tuple
         return (console,)
     gates: tuple[Gate, ...] = (console, settings_fit(poolers, max_pause_s=max_pause_s), aliases_are_ours(poolers))
     if all(gate.ok for gate in gates):
-        gates = (*gates, aliases_reach(poolers, sides))
-    return (*gates, around_the_poolers(poolers, sides))
+        gates = (*gates, aliases_reach(sides, direction))
+    return (*gates, around_the_poolers(sides)) if direction == "forward" else gates
 
 
 def consoles_answer(poolers: Poolers) -> Gate:
@@ -92,33 +93,35 @@ def aliases_are_ours(poolers: Poolers) -> Gate:
     return _gate("pooler_aliases", poolers, look, lambda: names, hint=hint)
 
 
-def aliases_reach(poolers: Poolers, sides: Sides) -> Gate:
-    """Real queries: each alias leads to the source now, and PgBouncer can log in on each shard where it will lead."""
-    source = identity_of(sides.source)
-    shards = sides.each_shard(lambda _, connection: identity_of(connection))
+def aliases_reach(sides: Sides, direction: Direction) -> Gate:
+    """Real queries: each alias leads to where the writes are, and PgBouncer can log in where it will lead."""
+    opposite: Direction = "back" if direction == "forward" else "forward"
+    now, then = identities(sides, opposite), identities(sides, direction)
 
     def look(pooler: Pooler) -> list[str]:
-        for alias in pooler.aliases:
-            deadline = time.monotonic() + PROBE_S
-            url = pooler.shard_map.source.url
-            refuse_other(alias, pooler.identity(alias, url, deadline=deadline), source)
+        for shard, alias in pooler.section.aliases.items():
+            refuse_other(alias, pooler.identity(alias, _url(pooler, shard, opposite), timeout_s=PROBE_S), now[shard])
         if pooler.file is None:
             return []
-        with pooler.rehearsing():
+        with pooler.rehearsing(direction):
             for name, shard in pooler.probes().items():
-                deadline = time.monotonic() + PROBE_S
-                url = pooler.shard_map.shards[shard].url
-                refuse_other(name, pooler.identity(name, url, deadline=deadline), shards[shard])
+                refuse_other(
+                    name, pooler.identity(name, _url(pooler, shard, direction), timeout_s=PROBE_S), then[shard]
+                )
         return []
 
     hint = "PgBouncer's log says why a login fails"
-    return _gate("pooler_reach", poolers, look, lambda: "source and shards answer through PgBouncer", hint=hint)
+    return _gate("pooler_reach", sides.poolers, look, lambda: "source and shards answer through PgBouncer", hint=hint)
 
 
-def around_the_poolers(poolers: Poolers, sides: Sides) -> Gate:
+def _url(pooler: Pooler, shard: str, direction: Direction) -> str:
+    return (pooler.shard_map.shards[shard] if direction == "forward" else pooler.shard_map.source).url
+
+
+def around_the_poolers(sides: Sides) -> Gate:
     """For information: who is on the source around the poolers, and will meet the fence and not a pause (71)."""
     ours: list[int] = []
-    for pooler in poolers.each:
+    for pooler in sides.poolers.each:
         ours += pooler.console.server_pids(pooler.aliases)
     rows = sides.source.execute(_AROUND, [ours]).fetchall()
     listed_rows = [f"{application} as {user} from {address} ({count})" for application, user, address, count in rows]

@@ -19,11 +19,13 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from enum import Enum
 
+from fixia_shardmig.cutover.clients import resume_clients
 from fixia_shardmig.cutover.drain import all_applied
 from fixia_shardmig.cutover.fence import FenceKind, FenceState, fence_state, lift_fence
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, Hands
+from fixia_shardmig.cutover.run import EVIDENCE, Run
 from fixia_shardmig.cutover.sides import Sides, open_sides
-from fixia_shardmig.cutover.switch import EVIDENCE, LIFT_S, Run, finish, switch, take_back
+from fixia_shardmig.cutover.switch import LIFT_S, finish, switch, take_back
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.errors import HeldError, RefusedError
@@ -66,6 +68,7 @@ def _recover(shard_map: ShardMap, journal: Journal, source: Connection) -> Recov
         owner = str((migration.evidence.get(EVIDENCE) or {}).get("owner", ""))
         take_back(shard_map, journal, source, owner=owner, reason="its run was killed")
         return Recovery.LIFTED
+    resume_clients(shard_map, journal, story=EVIDENCE)
     if state.kind is FenceKind.NONE or state.migration != shard_map.name:
         return Recovery.NOTHING
     lift_fence(source, migration=shard_map.name, deadline=time.monotonic() + LIFT_S)

@@ -15,15 +15,17 @@ from typing import Final
 import psycopg
 
 from fixia_shardmig.cutover.back_gates import rollback_gates
+from fixia_shardmig.cutover.clients import move_clients, pause_clients, resume_clients
 from fixia_shardmig.cutover.counts import Counts, count_rows
 from fixia_shardmig.cutover.cutover import FENCE_SHARE, RESERVE_S_MAX, RESERVE_SHARE, new_owner, refuse_late
 from fixia_shardmig.cutover.fence import FenceKind, fence_state, lift_fence, open_fence, raise_fence, seal_fence
 from fixia_shardmig.cutover.gates import Gate
-from fixia_shardmig.cutover.hooks import BACK, run_hook
+from fixia_shardmig.cutover.pooler_gates import pooler_gates
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
+from fixia_shardmig.cutover.run import Run
 from fixia_shardmig.cutover.sequences import apply_back, plan_back
 from fixia_shardmig.cutover.sides import Sides, open_sides
-from fixia_shardmig.cutover.switch import Run, first_line, switch
+from fixia_shardmig.cutover.switch import first_line, switch
 from fixia_shardmig.cutover.way_back import drop_way_back
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.way_back import SourceBooks, back_state
@@ -132,6 +134,7 @@ def recover_rollback(shard_map: ShardMap, journal: Journal, sides: Sides) -> boo
         return take_shards_back(shard_map, journal, dict(sides.shards), owner=owner, reason="its run was killed")
     if migration.phase is not Phase.SWITCHED:
         return False
+    resume_clients(shard_map, journal, story=EVIDENCE)
     found = sides.each_shard(lambda _, connection: fence_state(connection))
     left = {name: state for name, state in found.items() if state.kind is not FenceKind.NONE}
     for name, state in left.items():
@@ -162,6 +165,7 @@ def take_shards_back(
                 journal.advance(Phase.ROLLING_BACK, Phase.SWITCHED, {EVIDENCE: None})
             for connection in shards.values():
                 open_fence(connection, migration=journal.name, owner=owner, sealed=True)
+        resume_clients(shard_map, journal, story=EVIDENCE)
         left = [
             f"{name}: {table}"
             for name, connection in shards.items()
@@ -176,6 +180,7 @@ def take_shards_back(
 def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
     with run.step("gates"):
         gates = rollback_gates(run.shard_map, run.journal, run.sides, catalog=catalog, limits=run.options.limits)
+        gates += pooler_gates(run.sides, "back", max_pause_s=run.options.max_pause_s)
         if all(gate.ok for gate in gates if gate.name in {"phase", "way_back", "tail", "lag"}):
             gates = (*gates, _rehearsed_drain(run))
     run.journal.event("rollback_gates", closed=[gate.name for gate in gates if not gate.ok])
@@ -229,6 +234,7 @@ def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[Coun
 def _prove(run: Run, catalog: Catalog, began: float) -> tuple[Counts, dict[str, LSN]]:
     deadline = began + run.options.max_pause_s
     reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
+    pause_clients(run, began)
     with run.step("fence"):
         _fence(run, began + run.options.max_pause_s * FENCE_SHARE)
     with run.step("drain"):
@@ -373,11 +379,9 @@ def finish_rollback(run: Run, epoch: int) -> str:
         with run.step("open"):
             name = run.shard_map.name
             lift_fence(run.sides.source, migration=name, sealed=True, deadline=time.monotonic() + LIFT_S)
-        doing = "hook"
-        failures = _hooks(run, epoch)
-        run.open_at = time.monotonic()
-        if failures:
-            return _unfinished(run, epoch, f"hook {'; '.join(failures)}")
+        doing = "leading the clients back"
+        if failure := move_clients(run, "back", epoch):
+            return _unfinished(run, epoch, failure)
         doing = "taking the way back down"
         with run.step("way_back"):
             drop_way_back(run.sides, run.shard_map)
@@ -386,23 +390,6 @@ def finish_rollback(run: Run, epoch: int) -> str:
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"{doing}: {first_line(error)}")
     return ""
-
-
-def _hooks(run: Run, epoch: int) -> list[str]:
-    failures: list[str] = []
-    if run.shard_map.on_switch:
-        with run.step("hook"):
-            for command in run.shard_map.on_switch:
-                failure = run_hook(
-                    run.shard_map,
-                    command,
-                    epoch=epoch,
-                    direction=BACK,
-                    timeout_s=run.options.hook_timeout_s,
-                    say=run.hands.say,
-                )
-                failures += [failure] if failure else []
-    return failures
 
 
 def _unfinished(run: Run, epoch: int, reason: str) -> str:

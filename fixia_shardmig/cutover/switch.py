@@ -8,18 +8,15 @@ So a crash anywhere leaves phase FENCED, or both sides agreed; and a fence is ne
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
 from fixia_shardmig.cutover.clients import move_clients, resume_clients
 from fixia_shardmig.cutover.fence import lift_fence, open_fence
-from fixia_shardmig.cutover.result import CutoverOptions, Hands, Step
-from fixia_shardmig.cutover.sides import Sides
+from fixia_shardmig.cutover.run import EVIDENCE, Run
 from fixia_shardmig.cutover.way_back import forget_way_back, subscribe_references
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
@@ -32,48 +29,8 @@ LIFT_S: Final = 2.0
 """How long a lift tries to drop the triggers of a fence that is open already."""
 
 RESUME: Final = "shardmig cutover --resume"
-EVIDENCE: Final = "cutover"
-"""The migration's evidence of the cutover under way: owner, expires_at, fenced_at, drained_lsn, sequences_set."""
-
 FINISHED: Final = "cutover_finished"
 """The routing epoch up to which everything behind the switch is done."""
-
-
-@dataclass(slots=True)
-class Run:
-    """One run of a cutover: where it works, who it is, and what it has done."""
-
-    shard_map: ShardMap
-    journal: Journal
-    sides: Sides
-    options: CutoverOptions
-    hands: Hands
-    owner: str
-    steps: list[Step] = field(default_factory=list)
-    evidence: dict[str, Any] = field(default_factory=dict)
-    story: str = EVIDENCE
-    """`cutover` or `rollback`: what its events and its evidence are called."""
-    open_at: float = 0.0
-    """When the writers could write again, by `time.monotonic`; 0 before that."""
-
-    def pause_ms(self, began: float) -> float:
-        """Return how long writers have been kept waiting, until now if they still are."""
-        return ((self.open_at or time.monotonic()) - began) * 1000
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Journal a step before and after (pitfall 64), and time it."""
-        self.journal.event(f"{self.story}_step_begun", step=name, owner=self.owner)
-        began = time.monotonic()
-        yield
-        ms = (time.monotonic() - began) * 1000
-        self.steps.append(Step(name, ms))
-        self.journal.event(f"{self.story}_step_ended", step=name, owner=self.owner, ms=round(ms))
-
-    def keep(self, **facts: object) -> None:
-        """Add to its evidence in the journal."""
-        self.evidence.update(facts)
-        self.journal.add_evidence({self.story: self.evidence})
 
 
 def switch(run: Run, start: Phase = Phase.FENCED, end: Phase = Phase.SWITCHED) -> int:
@@ -132,7 +89,7 @@ def _take_back(shard_map: ShardMap, journal: Journal, source: Connection, *, own
         if migration.phase is Phase.FENCED and cutover.get("owner") == owner:
             journal.advance(Phase.FENCED, Phase.TAILING, {EVIDENCE: None})
         open_fence(source, migration=name, owner=owner, sealed=True)
-    resume_clients(shard_map, journal)
+    resume_clients(shard_map, journal, story=EVIDENCE)
     left = lift_fence(source, migration=name, owner=owner, sealed=True, deadline=time.monotonic() + LIFT_S)
     journal.event("cutover_undone", owner=owner, reason=reason, triggers_left_open=[str(table) for table in left])
     if way_back and (failure := forget_way_back(shard_map)):

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from fixia_shardmig.cutover.switch import EVIDENCE
+from fixia_shardmig.cutover.run import EVIDENCE
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration
 from fixia_shardmig.journal.way_back import BackState
