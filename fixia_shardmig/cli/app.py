@@ -414,6 +414,23 @@ def _show_switch(session: Session, result: CutoverResult, *, dry_run: bool, back
 
 
 @cli.command()
+@click.option("--keep-references", is_flag=True, help="Leave the subscriptions of the reference tables.")
+@click.option("--keep-journal", is_flag=True, help="Leave the journal, which the library asks where to write.")
+@click.option("--despite-clients", is_flag=True, help="Take the fence off the source although others are connected.")
+@command
+def finalize(session: Session, *, keep_references: bool, keep_journal: bool, despite_clients: bool) -> None:
+    """End the rollback window: nothing of ours stays on the source or the shards."""
+    from fixia_shardmig.runner.ending import finalize as run_finalize
+
+    context = session.load()
+    session.confirm(f"end migration {context.shard_map.name} for good, with its way back?")
+    result = run_finalize(
+        context, keep_references=keep_references, keep_journal=keep_journal, despite_clients=despite_clients
+    )
+    session.result({"removed": list(result.removed)}, "finalized: the migration is over")
+
+
+@cli.command()
 @click.option("--drop-targets", is_flag=True, help="Drop the copied tables on the shards too.")
 @click.option("--drop-spool", is_flag=True, help="Delete the spool too.")
 @command

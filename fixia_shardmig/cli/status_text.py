@@ -7,7 +7,7 @@ from datetime import UTC
 from fixia_shardmig.model.phase import writer_in
 from fixia_shardmig.runner.progress import mib
 from fixia_shardmig.runner.slot_guard import Level
-from fixia_shardmig.runner.status import Status
+from fixia_shardmig.runner.status import FRESH_S, Status, WayBackStatus
 
 
 def render_status(status: Status) -> str:
@@ -27,6 +27,8 @@ def render_status(status: Status) -> str:
         f"slot        {_slot(status)}",
         f"tail        {_tail(status)}",
     ]
+    if status.way_back:
+        lines += _way_back(status.way_back)
     if slowed := _throttle(status):
         lines.append(f"throttle    {slowed}")
     if status.spool:
@@ -58,6 +60,21 @@ def _slot(status: Status) -> str:
     rate = f" ({mib(growth)}/s more)" if growth is not None and growth > 0 else ""
     notices = [str(danger) for danger in look.dangers if danger.level is Level.NOTICE]
     return "; ".join([f"{slot.wal_status}, holds {mib(slot.retained_wal_bytes or 0)} of WAL{rate}, {reader}", *notices])
+
+
+def _way_back(way_back: WayBackStatus) -> list[str]:
+    state = way_back.state
+    lines = [f"rollback    possible: {'yes' if way_back.possible else f'no: {way_back.why_not}'}"]
+    if state is None:
+        return [*lines, "way back    has not run yet"]
+    behind = ", ".join(f"{shard} {mib(lag)}" for shard, lag in state.lag_bytes.items())
+    runs = "runs" if state.age_s < FRESH_S and not state.stopped_by else "does not run"
+    waits = f"; waits: {state.blocked_by}" if state.blocked_by else ""
+    return [
+        *lines,
+        f"way back    {runs}; {state.changes:,} changes in its last run, behind: {behind};"
+        f" {state.contested:,} rows contested, {state.missed:,} missed{waits}",
+    ]
 
 
 def _throttle(status: Status) -> str:

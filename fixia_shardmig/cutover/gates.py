@@ -350,9 +350,13 @@ def _not_subscribing(sides: Sides, shard_map: ShardMap) -> list[str]:
 
 def other_writers(source: Connection) -> Gate:
     """For information: who is connected to the source and has to be re-pointed, by application and user (71)."""
-    rows = source.execute(_SESSIONS).fetchall()
-    listed = [f"{application} as {user} ({count})" for application, user, count in rows]
-    return Gate("other_writers", ok=True, detail="; ".join(listed) or "nobody else is connected")
+    return Gate("other_writers", ok=True, detail="; ".join(other_clients(source)) or "nobody else is connected")
+
+
+def other_clients(connection: Connection) -> list[str]:
+    """Return who else is connected to a database, by application and user."""
+    rows = connection.execute(_SESSIONS).fetchall()
+    return [f"{application} as {user} ({count})" for application, user, count in rows]
 
 
 def _listed(things: Iterable[object]) -> str:

@@ -115,17 +115,19 @@ def rehearse_subscription(connection: Connection, shard_map: ShardMap, shard: st
     return ""
 
 
-def drop_way_back(sides: Sides, shard_map: ShardMap) -> None:
+def drop_way_back(sides: Sides, shard_map: ShardMap, *, keep_references: bool = False) -> None:
     """Take everything of the way back off the shards; the source's books go with our schema there."""
 
     def subscriptions(name: str, connection: Connection) -> None:
+        if keep_references:
+            return
         drop_subscription(connection, shard_map.reference_name(name))
         drop_guards(connection)
 
     def slots(name: str, connection: Connection) -> None:
         drop_slot(connection, shard_map.back_name(name))
         drop_publication(connection, shard_map.back_name(name))
-        if name == shard_map.reference_home:
+        if name == shard_map.reference_home and not keep_references:
             for other in shard_map.shard_names:
                 drop_slot(connection, shard_map.reference_name(other))
             drop_publication(connection, _reference_publication(shard_map))

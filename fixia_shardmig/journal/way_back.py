@@ -38,7 +38,7 @@ class BackState:
         seen: Shard -> the newest position its server has spoken of.
         contested: Rows that wait to be read again from the shards.
         missed: Changes that hit no row although they should have: somebody else writes to the source.
-        blocked_by: The conflict that a stream waits behind, for others may still resolve it; empty when none does.
+        blocked_by: Why contested rows cannot be brought back, which only people can resolve; empty when they can.
     """
 
     age_s: float

@@ -1,16 +1,27 @@
-"""Ends a migration before its cutover: nothing of ours stays on the source or the shards, but the data if wanted."""
+"""Ends a migration: before its cutover by `abort`, after it, or after a rollback, by `finalize`.
+
+Nothing of ours stays on the source or the shards: the data does, and after an abort only if it is wanted.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import LiteralString
 
 from psycopg import sql
 
 from fixia_shardmig.cutover.fence import FenceKind, fence_state, lift_fence
+from fixia_shardmig.cutover.gates import other_clients
+from fixia_shardmig.cutover.rollback import FINISHED as ROLLBACK_FINISHED
+from fixia_shardmig.cutover.sides import open_sides
+from fixia_shardmig.cutover.switch import FINISHED as CUTOVER_FINISHED
+from fixia_shardmig.cutover.way_back import drop_way_back
 from fixia_shardmig.journal.journal import Journal, drop_from, end_copy_writers
-from fixia_shardmig.model.errors import SAME_COMMAND, RefusedError, TemporaryError
+from fixia_shardmig.journal.records import Migration
+from fixia_shardmig.model.errors import SAME_COMMAND, HeldError, RefusedError, TemporaryError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.postgres.publications import drop_publication
 from fixia_shardmig.postgres.sessions import Connection, scalar, session
@@ -22,14 +33,20 @@ LIFT_S = 10.0
 """How long to try to drop the fence's triggers; they let everything through meanwhile."""
 
 
+DRIVER_WAIT_S = 15.0
+"""How long the tail of the way back may take to notice that it is over."""
+
+FINALIZABLE = frozenset({Phase.SWITCHED, Phase.FINALIZED, Phase.ROLLED_BACK})
+
+
 @dataclass(frozen=True, slots=True)
-class AbortResult:
+class EndResult:
     """What was removed, in words."""
 
     removed: tuple[str, ...]
 
 
-def abort(context: Context, *, drop_targets: bool = False, drop_spool: bool = False) -> AbortResult:
+def abort(context: Context, *, drop_targets: bool = False, drop_spool: bool = False) -> EndResult:
     """Drop slot, publication, fence, journal and checkpoints; with `drop_targets` the copied tables too.
 
     A spool is deleted with `drop_spool`; else it is said where it lies.
@@ -56,7 +73,99 @@ def abort(context: Context, *, drop_targets: bool = False, drop_spool: bool = Fa
         removed += _clear_journal(context, journal, drop_targets=drop_targets)
     for line in removed:
         context.say(line)
-    return AbortResult(tuple(removed))
+    return EndResult(tuple(removed))
+
+
+def finalize(
+    context: Context, *, keep_references: bool = False, keep_journal: bool = False, despite_clients: bool = False
+) -> EndResult:
+    """End the rollback window, or clean up after a rollback; may be called again after one that failed.
+
+    Args:
+        context: The migration.
+        keep_references: Leave the subscriptions that keep reference tables alike on all shards.
+        keep_journal: Leave the journal, by which the library learns where to read and write.
+        despite_clients: Take the source's fence away although others are connected to it.
+
+    Raises:
+        RefusedError: The cutover or rollback is not finished, or clients are still connected to the old side.
+        HeldError: Another run is at work.
+    """
+    with context.journal() as journal, journal.holding("operator"):
+        migration = journal.get()
+        _refuse_unfinished(migration)
+        if migration.phase is not Phase.ROLLED_BACK and not despite_clients:
+            _refuse_clients(context)
+        if migration.phase is Phase.SWITCHED:
+            journal.advance(Phase.SWITCHED, Phase.FINALIZED)
+        with _driver_gone(journal):
+            removed = _clear_way_back(context, keep_references=keep_references)
+            removed += _clear_finished(context, journal, keep_references=keep_references, keep_journal=keep_journal)
+    for line in removed:
+        context.say(line)
+    return EndResult(tuple(removed))
+
+
+def _refuse_unfinished(migration: Migration) -> None:
+    back = migration.phase is Phase.ROLLED_BACK
+    if migration.phase not in FINALIZABLE:
+        raise RefusedError(
+            f"the migration is in phase {migration.phase.value}: finalize ends one whose writes have moved",
+            hint="shardmig status; before the switch: shardmig abort",
+        )
+    name, finished = ("rollback", ROLLBACK_FINISHED) if back else ("cutover", CUTOVER_FINISHED)
+    if migration.phase is not Phase.FINALIZED and migration.evidence.get(finished) != migration.routing_epoch:
+        raise RefusedError(f"the {name} is not finished", hint=f"shardmig {name} --resume")
+
+
+def _refuse_clients(context: Context) -> None:
+    """Refuse while somebody could write where nobody would bring it over from any more (pitfall 63)."""
+    with session(context.shard_map.source.url, "finalize") as source:
+        if others := other_clients(source):
+            raise RefusedError(
+                f"others are connected to the source, which will take their writes again: {'; '.join(others)}",
+                hint="end them, or ALTER DATABASE … SET default_transaction_read_only = on there; then shardmig"
+                " finalize, with --despite-clients if they only read",
+            )
+
+
+@contextmanager
+def _driver_gone(journal: Journal) -> Iterator[None]:
+    deadline = time.monotonic() + DRIVER_WAIT_S
+    while not journal.try_hold("driver"):
+        if time.monotonic() >= deadline:
+            raise HeldError(
+                f"{journal.holder('driver') or 'another run'} is still working on migration {journal.name!r}",
+                hint="stop it, then shardmig finalize again",
+            )
+        time.sleep(0.1)
+    yield
+
+
+def _clear_way_back(context: Context, *, keep_references: bool) -> list[str]:
+    with open_sides(context.shard_map) as sides:
+        drop_way_back(sides, context.shard_map, keep_references=keep_references)
+        for connection in sides.shards.values():
+            lift_fence(connection, migration=context.shard_map.name, sealed=True, deadline=time.monotonic() + LIFT_S)
+    kept = "; the reference tables' subscriptions stay" if keep_references else ""
+    return [f"shards: slots and publications of the way back dropped{kept}"]
+
+
+def _clear_finished(context: Context, journal: Journal, *, keep_references: bool, keep_journal: bool) -> list[str]:
+    removed = _clear_source(context, begun=True)
+    with session(context.shard_map.source.url, "finalize") as source:
+        drop_from(source)
+        removed.append("source: positions and contested rows dropped")
+    for name, endpoint in context.shard_map.shards.items():
+        if name == context.shard_map.journal_shard and keep_journal:
+            removed.append(f"{name}: the journal stays")
+        elif name == context.shard_map.journal_shard:
+            removed += _clear(context, journal.connection, name, drop_targets=False)
+        elif keep_references and context.shard_map.references():
+            removed.append(f"{name}: the guard of the reference tables stays")
+        else:
+            removed += _clear_shard(context, endpoint.url, name, drop_targets=False)
+    return removed
 
 
 def _clear_source(context: Context, *, begun: bool) -> list[str]:

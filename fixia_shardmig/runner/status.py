@@ -6,20 +6,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from fixia_shardmig.cutover.back_gates import rollback_possible
 from fixia_shardmig.journal.control import read_control
 from fixia_shardmig.journal.journal import Journal, position
 from fixia_shardmig.journal.records import Chunk, Migration, TailState
+from fixia_shardmig.journal.way_back import BackState, back_state
 from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.model.throttle import Control, Pace
 from fixia_shardmig.postgres.sessions import insert_lsn, session
-from fixia_shardmig.postgres.slots import BEGIN_AGAIN
+from fixia_shardmig.postgres.slots import BEGIN_AGAIN, SlotState
 from fixia_shardmig.runner.context import Context
+from fixia_shardmig.runner.returning import has_way_back
 from fixia_shardmig.runner.slot_guard import Level
 from fixia_shardmig.runner.slot_watch import SlotLook, look_at
 from fixia_shardmig.runner.spooling import SpoolStatus, spool_status, with_spool
 from fixia_shardmig.runner.throttling import current_pace
+from fixia_shardmig.tail.back import FOLLOWING as BACK_FOLLOWING
 
 FRESH_S = 5.0
 """A tail that has said nothing for longer is not running."""
@@ -30,7 +34,9 @@ NEXT_STEPS: dict[Phase, tuple[str, ...]] = {
     Phase.TAILING: ("shardmig tail", "shardmig verify"),
     Phase.VERIFIED: ("shardmig cutover --dry-run", "shardmig cutover"),
     Phase.FENCED: ("shardmig cutover --resume",),
-    Phase.SWITCHED: ("shardmig lookup TABLE KEY",),
+    Phase.SWITCHED: ("shardmig tail", "shardmig rollback --dry-run", "shardmig finalize"),
+    Phase.ROLLING_BACK: ("shardmig rollback --resume",),
+    Phase.ROLLED_BACK: ("shardmig finalize",),
 }
 
 
@@ -43,6 +49,32 @@ class TableProgress:
     chunks_done: int
     rows: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WayBackStatus:
+    """Whether a rollback is possible, and how far the shards' writes are back on the source."""
+
+    possible: bool
+    why_not: str
+    state: BackState | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `way_back` part of the status."""
+        state = self.state
+        return {
+            "rollback_possible": self.possible,
+            "why_not": self.why_not,
+            "positions": {shard: str(lsn) for shard, lsn in state.applied.items()} if state else {},
+            "lag_bytes": dict(state.lag_bytes) if state else {},
+            "transactions": state.transactions if state else 0,
+            "changes": state.changes if state else 0,
+            "contested": state.contested if state else 0,
+            "missed": state.missed if state else 0,
+            "age_s": round(state.age_s, 1) if state else None,
+            "blocked_by": state.blocked_by if state else "",
+            "stopped_by": state.stopped_by if state else "",
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +91,7 @@ class Status:
     next_steps: tuple[str, ...]
     problems: tuple[str, ...]
     spool: SpoolStatus | None = None
+    way_back: WayBackStatus | None = None
     control: Control = field(default_factory=Control)
     pace: Pace | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -110,6 +143,7 @@ class Status:
             "spool": self.spool.to_json() if self.spool else None,
             "rates": {"changes_per_s": round(tail.changes_per_s, 1) if self.tail_runs and tail else 0.0},
             "tail": _tail_json(tail) if tail else None,
+            "way_back": self.way_back.to_json() if self.way_back else None,
             "throttle": {"paused": self.control.paused, **(self.pace.to_json() if self.pace else {})},
             "driver": self.driver,
             "evidence": migration.evidence if migration else {},
@@ -164,6 +198,7 @@ def status(context: Context) -> Status:
         problems: list[str] = []
         positions = _positions(context, problems)
         source_lsn, slot = _source(context, migration, problems)
+        way_back = _way_back(context, migration, journal, problems)
         spool = spool_status(migration)
         if spool and spool.problem:
             problems.append(spool.problem)
@@ -183,9 +218,36 @@ def status(context: Context) -> Status:
             _next_steps(migration, journal),
             tuple(problems),
             spool,
+            way_back,
             read_control(journal.connection),
             current_pace(journal),
         )
+
+
+def _way_back(context: Context, migration: Migration, journal: Journal, problems: list[str]) -> WayBackStatus | None:
+    """Look at the way back of a migration whose writes have moved; a slot that holds much WAL is a problem."""
+    if migration.phase not in BACK_FOLLOWING:
+        return None
+    slots: dict[str, SlotState | None] = {}
+    for name, endpoint in context.shard_map.shards.items():
+        slot = context.shard_map.back_name(name)
+        try:
+            with session(endpoint.url, "status") as connection:
+                look = look_at(connection, slot, {})
+        except ShardmigError:
+            slots[name] = None
+            continue
+        slots[name] = look.seen.state
+        if has_way_back(migration):
+            bad = {Level.WARNING, Level.CRITICAL, Level.LOST}
+            problems += [f"shard {name}: {danger}" for danger in look.dangers if danger.level in bad]
+    state = back_state(journal)
+    possible, why_not = rollback_possible(migration, state, slots)
+    if state and state.stopped_by and state.stopped_by != "stopped":
+        problems.append(f"the tail of the way back stopped: {state.stopped_by}")
+    elif possible and (state is None or state.age_s > FRESH_S):
+        problems.append("nobody brings the shards' writes back, and their slots hold WAL meanwhile: shardmig tail")
+    return WayBackStatus(possible, why_not, state)
 
 
 _DRIVERS = ("shardmig tail", "shardmig copy")

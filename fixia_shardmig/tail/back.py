@@ -50,8 +50,8 @@ HEARTBEAT_S: Final = 10.0
 SETTLE_S: Final = 2.0
 """How often contested rows are read again; at once while a rollback waits."""
 
-RETRY_S: Final = 0.5
-"""How often a stream that waits behind a conflict is tried again."""
+CONFLICT_TIMES: Final = 3
+"""So often in a row contested rows meet the same conflict before it is said to be one: values change hands."""
 
 BOTH_HAVE_IT = "two shards hold what the old database allows once: change one of the two rows"
 CONFLICTS = (errors.UniqueViolation, errors.ExclusionViolation)
@@ -70,11 +70,20 @@ class BackTotals:
 
 
 @dataclass(slots=True)
-class _Block:
-    """A stream that met a conflict, and how far the others have to come before it is certain to be one."""
+class _Conflict:
+    """What kept contested rows from being written, and how far streams have to come for it to be more than a delay.
+
+    Attributes:
+        times: How often in a row the same was met, each time with all streams past the one before.
+    """
 
     reason: str
     wanted: Mapping[str, LSN]
+    times: int = 1
+
+    @property
+    def is_certain(self) -> bool:
+        return self.times >= CONFLICT_TIMES
 
 
 @dataclass(slots=True)
@@ -97,7 +106,6 @@ class _BackStream:
         self.receiver = receiver
         self.position = position
         self.moved_at = 0.0
-        self.block: _Block | None = None
         self._queue: deque[Item] = deque()
         self._held: _Batch | None = None
 
@@ -129,7 +137,6 @@ class _BackStream:
     def done(self, batch: _Batch) -> None:
         """Let a batch go."""
         self._held = None
-        self.block = None
         for transaction in batch.transactions:
             transaction.close()
         self.applied(batch.end)
@@ -190,9 +197,10 @@ class BackTail:
         self.journal = journal
         self.totals = BackTotals()
         self._on_state = on_state
-        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "settle", "retry"), 0.0)
+        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "settle"), 0.0)
         self._rate = (time.monotonic(), 0, 0.0)
         self._hurry = False
+        self._conflict: _Conflict | None = None
         prepare_back_state(journal)
         with ExitStack() as opened:
             self._open(opened, catalog, spool)
@@ -250,7 +258,7 @@ class BackTail:
         """
         try:
             while not stop.is_set() and self._wanted():
-                if until is not None and self._has_passed(until):
+                if until is not None and self._has_passed(until) and self._is_settled():
                     break
                 if not self._turn():
                     time.sleep(WAIT_S)
@@ -268,6 +276,16 @@ class BackTail:
     def _has_passed(self, until: Mapping[str, LSN]) -> bool:
         return all(stream.position >= until[stream.shard] for stream in self._streams if stream.shard in until)
 
+    def _is_settled(self) -> bool:
+        """Whether no row is contested; refuses where that will not come by itself."""
+        if self._conflict is not None and self._conflict.is_certain:
+            raise RefusedError(
+                f"contested rows cannot be brought back: {self._conflict.reason}",
+                hint=f"{BOTH_HAVE_IT}, then shardmig tail; until then there is no way back",
+            )
+        self._hurry = True
+        return not len(self._merge.contested)
+
     def _wanted(self) -> bool:
         if self._due("heartbeat", HEARTBEAT_S):
             for reader in self._readers.values():
@@ -275,7 +293,7 @@ class BackTail:
         if not self._due("control", CONTROL_S):
             return True
         phase = self.journal.get().phase
-        self._hurry = phase is Phase.ROLLING_BACK
+        self._hurry = self._hurry or phase is Phase.ROLLING_BACK
         return phase in FOLLOWING
 
     def _turn(self) -> bool:
@@ -295,21 +313,17 @@ class BackTail:
         return bool(batches)
 
     def _ready(self, stream: _BackStream) -> _Batch | None:
-        """Return a stream's next batch; one that only moves its position may wait, one that is blocked is retried."""
+        """Return a stream's next batch; one that only moves its position may wait."""
         batch = stream.next()
         if batch is None:
             return None
-        if stream.block is not None:
-            return batch if self._due("retry", RETRY_S) else None
         due = batch.transactions or batch.urgent or self._hurry or time.monotonic() - stream.moved_at >= IDLE_S
         return batch if due else None
 
     def _apply(self, batches: Mapping[str, _Batch]) -> None:
         """Apply all streams' batches together; after a conflict each stream by itself, and in its own order."""
-        blocked = any(stream.block for stream in self._streams if stream.shard in batches)
-        if not blocked and self._try(batches, merging=True):
+        if self._try(batches, merging=True):
             return
-        self._settle(again=True)
         for shard, batch in batches.items():
             self._apply_alone(self._stream(shard), batch)
 
@@ -319,6 +333,7 @@ class BackTail:
             for shard, batch in batches.items():
                 self._merge.take(shard, batch.transactions)
             self._source.commit_streams({shard: batch.end for shard, batch in batches.items()})
+            self._merge.contested.committed()
         except (psycopg.IntegrityError, psycopg.DataError):
             self._undo()
             return False
@@ -338,57 +353,65 @@ class BackTail:
             self._merge.contested.reload()
 
     def _apply_alone(self, stream: _BackStream, batch: _Batch) -> None:
-        """Apply a batch transaction by transaction, up to one that meets a conflict."""
+        """Apply a batch transaction by transaction.
+
+        Streams are not equally fast: a value that one shard gave free and another took can meet itself on the source,
+        whichever stream is ahead. The rows of a transaction that meets such a conflict become contested.
+        """
         while batch.transactions:
             transaction = batch.transactions[0]
             try:
-                self._merge.take(stream.shard, [transaction])
-                self._source.commit_streams({stream.shard: transaction.end_lsn})
+                self._commit_alone(stream, transaction)
             except CONFLICTS as error:
                 self._undo()
-                self._blocked(stream, error)
-                return
+                if not self._contest(stream, transaction, error):
+                    raise RefusedError(
+                        f"a write of {stream.shard} cannot be brought back: {_conflict(error)}", hint=BOTH_HAVE_IT
+                    ) from error
+                continue
             except BaseException:
                 self._undo()
                 raise
             self._count([transaction])
             batch.transactions.pop(0).close()
-            stream.block = None
             stream.applied(transaction.end_lsn)
         self._source.commit_streams({stream.shard: batch.end})
         stream.done(batch)
 
-    def _blocked(self, stream: _BackStream, error: psycopg.Error) -> None:
-        """Let a stream wait while others may still give the value free; refuse once they have passed this moment.
+    def _commit_alone(self, stream: _BackStream, transaction: Transaction) -> None:
+        self._merge.take(stream.shard, [transaction])
+        self._source.commit_streams({stream.shard: transaction.end_lsn})
+        self._merge.contested.committed()
 
-        A value that one shard gave free and another took meets itself on the source when the other stream is faster.
-        """
-        others = [one for one in self._streams if one is not stream]
-        if stream.block is None:
-            wanted = {one.shard: insert_lsn(self._readers[one.shard]) for one in others}
-            for one in others:
-                emit_marker(self._readers[one.shard], MARKER_PREFIX, b"conflict")
-            stream.block = _Block(_conflict(error), wanted)
+    def _contest(self, stream: _BackStream, transaction: Transaction, error: psycopg.Error) -> bool:
+        found = self._merge.contest(stream.shard, transaction, error.diag.table_name or "")
+        self._source.commit_streams({})
+        self._merge.contested.committed()
+        return found
+
+    def _settle(self) -> None:
+        """Read contested rows again; the same conflict met again and again is one that only people can resolve."""
+        conflict = self._conflict
+        if conflict is not None and not self._has_passed(conflict.wanted):
             return
-        if self._has_passed(stream.block.wanted):
-            raise RefusedError(
-                f"a write of {stream.shard} cannot be brought back: {stream.block.reason}",
-                hint=f"{BOTH_HAVE_IT}, then shardmig tail; until then there is no way back",
-            )
-
-    def _settle(self, *, again: bool = False) -> None:
         try:
-            self._merge.contested.settle(lambda: self._source.commit_streams({}), again=again)
+            self._merge.contested.settle(lambda: self._source.commit_streams({}))
+            self._conflict = None
         except CONFLICTS as error:
             self._undo()
-            if self._hurry and not any(stream.waits for stream in self._streams):
-                raise RefusedError(
-                    f"contested rows cannot be brought back: {_conflict(error)}",
-                    hint=f"{BOTH_HAVE_IT}, then try again",
-                ) from error
+            self._met(_conflict(error))
         except BaseException:
             self._undo()
             raise
+
+    def _met(self, reason: str) -> None:
+        wanted = {shard: insert_lsn(reader) for shard, reader in self._readers.items()}
+        for reader in self._readers.values():
+            emit_marker(reader, MARKER_PREFIX, b"conflict")
+        same = self._conflict is not None and self._conflict.reason == reason
+        self._conflict = _Conflict(reason, wanted, self._conflict.times + 1 if same and self._conflict else 1)
+        if self._conflict.times == CONFLICT_TIMES:
+            self.journal.event("way_back_conflict", reason=reason)
 
     def _stream(self, shard: str) -> _BackStream:
         return next(stream for stream in self._streams if stream.shard == shard)
@@ -415,7 +438,7 @@ class BackTail:
         at, changes, _ = self._rate
         elapsed = max(time.monotonic() - at, 0.001)
         self._rate = (time.monotonic(), self.totals.changes, (self.totals.changes - changes) / elapsed)
-        blocks = [f"{stream.shard}: {stream.block.reason}" for stream in self._streams if stream.block]
+        conflict = [self._conflict.reason] if self._conflict and self._conflict.is_certain else []
         doubled = [f"{leaf} {', '.join(key)} is on two shards" for leaf, key in sorted(self._merge.contested.doubled)]
         state = BackState(
             age_s=0.0,
@@ -426,7 +449,7 @@ class BackTail:
             changes_per_s=self._rate[2],
             contested=len(self._merge.contested),
             missed=self.totals.missed,
-            blocked_by="; ".join([*blocks, *doubled[:3]]),
+            blocked_by="; ".join([*conflict, *doubled[:3]]),
             stopped_by=stopped_by,
         )
         tell_back_state(self.journal, state)

@@ -68,6 +68,7 @@ class Contested:
         self._touch = 1
         self._keys: dict[ContestedKey, int] = {}
         self._unnoted: list[ContestedKey] = []
+        self._uncommitted: list[ContestedKey] = []
         self._reading: _Reading | None = None
         self.reload()
 
@@ -85,10 +86,22 @@ class Contested:
         return self._reading.doubled if self._reading else frozenset()
 
     def reload(self) -> None:
-        """Start from what the source has noted, as after a batch that was rolled back."""
-        self._unnoted.clear()
+        """Start from what the source has noted, as after a batch that was rolled back; what it found stays contested.
+
+        Any row may be contested at any time: it is only read again.
+        """
+        found = [*self._uncommitted, *self._unnoted]
+        self._uncommitted, self._unnoted = [], []
         self._keys = dict.fromkeys(self._books.contested(), self._touch)
+        for key in found:
+            self.touch(key)
+        self.note()
         self._source.connection.commit()
+        self.committed()
+
+    def committed(self) -> None:
+        """Say that what was noted so far is durable."""
+        self._uncommitted.clear()
 
     def touch(self, key: ContestedKey) -> None:
         """Say that a stream speaks of a key, which is contested from now on if it was not."""
@@ -100,7 +113,14 @@ class Contested:
     def note(self) -> None:
         """Write the new ones down, in the transaction that leaves their changes out."""
         unnoted, self._unnoted = self._unnoted, []
+        self._uncommitted += unnoted
         self._books.add_contested(unnoted)
+
+    def _delete_all(self) -> None:
+        for leaf, key in self._keys:
+            self._source.add(leaf, Operation(DELETE, self._tables.by_leaf[leaf].own.columns, key))
+        self._source.flush()
+        self._source.missed.clear()  # a contested row may well not be there
 
     def clear(self, positions: Mapping[str, LSN], commit: Commit) -> None:
         """Take keys off whose reading every stream has passed without speaking of them."""
@@ -116,29 +136,24 @@ class Contested:
         for key in settled:
             del self._keys[key]
 
-    def settle(self, commit: Commit, *, again: bool = False) -> None:
-        """Make the contested rows what the shards have now; `again` also while an earlier reading is not passed yet.
+    def settle(self, commit: Commit) -> None:
+        """Make the contested rows what the shards have now.
 
         Raises psycopg.IntegrityError when such a row stands in the way of one that a stream is yet to change: later.
         """
-        if not self._keys or (self._reading is not None and not again):
+        if not self._keys or self._reading is not None:
             return
         touch, doubled = self._touch, set[ContestedKey]()
         tables = {leaf: self._tables.by_leaf[leaf] for leaf, _ in self._keys}
         wanted = {leaf: [key for there, key in self._keys if there == leaf] for leaf in tables}
         found = {leaf: self._read(tables[leaf], keys, doubled) for leaf, keys in wanted.items()}
         passed_at = {shard: self._passed_at(reader) for shard, reader in self._readers.items()}
-        for leaf, keys in wanted.items():
-            own = tables[leaf].own.columns
-            for key in keys:
-                self._source.add(leaf, Operation(DELETE, own, key))
-        self._source.flush()
+        self._delete_all()
         for leaf, rows in found.items():
             columns = tuple(column.name for column in tables[leaf].table.copied_columns)
             for row in rows.values():
                 self._source.add(leaf, Operation(put_kind(tables[leaf].table), columns, row))
         self._source.flush()
-        self._source.missed.clear()  # a contested row may well not be there
         place("back.before_settled")
         commit()
         place("back.settled")

@@ -73,6 +73,17 @@ class MergeBack:
             self._apply(segment)
         self.contested.note()
 
+    def contest(self, shard: str, transaction: Transaction, table: str) -> bool:
+        """Make every row contested that a transaction writes to a table; False if there is none that was not yet."""
+        before = len(self.contested)
+        for change in transaction.changes:
+            if not isinstance(change, Truncate) and change.relation.name == table:
+                plan = self._plan_of(shard, change.relation)
+                for key in _keys(plan, change) if plan.table.keyed else ():
+                    self.contested.touch((plan.table.leaf, key))
+        self.contested.note()
+        return len(self.contested) > before
+
     def _plan_of(self, shard: str, relation: Relation) -> RelationPlan:
         plan = self._plans.get((shard, relation))
         if plan is None:

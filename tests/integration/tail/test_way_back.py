@@ -133,8 +133,9 @@ def test_two_shards_with_one_unique_value_stop_the_way_back_with_a_report(switch
     """Pitfall 69. A value that the old database allows once is not dropped: it is named, and nothing goes on."""
     switched.on("north", "INSERT INTO users (kind, email) VALUES ('n', 'twice@x')")
     switched.on("south", "INSERT INTO users (kind, email) VALUES ('s', 'twice@x')")
-    with pytest.raises(RefusedError, match=r"cannot be brought back: public\.users") as refused:
+    with pytest.raises(RefusedError, match=r"contested rows cannot be brought back: public\.users") as refused:
         bring(switched)
     assert "twice@x" in refused.value.message
     switched.on("south", "UPDATE users SET email = 'once@x' WHERE email = 'twice@x'")
-    switched.on("north", "UPDATE users SET email = 'other@x' WHERE email = 'twice@x'")
+    bring(switched)
+    switched.judge(HOMES)
