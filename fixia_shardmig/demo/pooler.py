@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import socket
@@ -22,7 +21,6 @@ from urllib.parse import quote
 from fixia_shardmig.cutover.pooler_files import pgbouncer_ini
 from fixia_shardmig.model.errors import ShardmigError
 
-ADMIN = "shardmig_admin"
 START_S_MAX = 20.0
 STOP_S_MAX = 20.0
 POLL_S = 0.01
@@ -45,12 +43,13 @@ class Pooler:
         settings: Written to pgbouncer.ini at each start.
     """
 
-    def __init__(self, directory: Path, *, users: Mapping[str, str], settings: Mapping[str, str] | None = None) -> None:
-        """Describe it; `users` are those who may connect, with their passwords."""
+    def __init__(self, directory: Path, *, user: str, password: str, settings: Mapping[str, str] | None = None) -> None:
+        """Describe it; the one user who may connect, to the console too, is a role on all servers."""
         self.directory = directory
         self.databases_file = directory / "shardmig.ini"
         self.settings = dict(settings or {})
-        self._users = {**users, ADMIN: secrets.token_urlsafe(12)}
+        self._user = user
+        self._password = password
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -66,7 +65,7 @@ class Pooler:
     @property
     def admin_url(self) -> str:
         """The URL of the console; a secret."""
-        return self.url("pgbouncer", ADMIN)
+        return self.url("pgbouncer")
 
     @property
     def log_file(self) -> Path:
@@ -78,9 +77,11 @@ class Pooler:
         """The process's id."""
         return self._process.pid if self._process else 0
 
-    def url(self, alias: str, user: str = "postgres") -> str:
+    def url(self, alias: str) -> str:
         """Return the URL of an alias; a secret."""
-        return f"postgresql://{quote(user)}:{quote(self._users[user], safe='')}@127.0.0.1:{self._port}/{quote(alias)}"
+        return (
+            f"postgresql://{quote(self._user)}:{quote(self._password, safe='')}@127.0.0.1:{self._port}/{quote(alias)}"
+        )
 
     def claim_port(self) -> None:
         """Choose a port, so that URLs are known before the start."""
@@ -142,7 +143,7 @@ class Pooler:
 
     def _write(self, databases: str | None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        users = "".join(f'"{user}" "{password}"\n' for user, password in self._users.items())
+        users = f'"{self._user}" "{self._password}"\n'
         users_file = self.directory / "users.txt"
         settings = {
             "listen_port": str(self._port),
@@ -150,7 +151,7 @@ class Pooler:
             "unix_socket_dir": "",
             **self.settings,
         }
-        ini = pgbouncer_ini(self.databases_file, admin=ADMIN, settings=settings)
+        ini = pgbouncer_ini(self.databases_file, admin=self._user, settings=settings)
         texts = {users_file: users, self.directory / "pgbouncer.ini": ini}
         if databases is not None:
             texts[self.databases_file] = databases

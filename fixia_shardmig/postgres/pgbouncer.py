@@ -287,7 +287,7 @@ def console_error(error: psycopg.Error, url: str) -> ShardmigError:
         return RefusedError(f"{where}: the admin console does not let this user in", hint=ADMIN_USERS)
     if re.search(r'database "pgbouncer" does not exist|unrecognized configuration parameter', text):
         return _no_console(url)
-    if "password authentication failed" in text:
+    if "password authentication failed" in text or "SASL authentication failed" in text:
         return RefusedError(
             f"{where}: PgBouncer does not know this user with this password",
             hint="correct pgbouncer.admin_url in the mapping, or PgBouncer's auth_file",
