@@ -53,6 +53,7 @@ class Hands:
     Attributes:
         enable_on_shards: Turns on what must not fire while changes are applied (`after_switch`); may be called twice.
         on_drained: Called behind the fence when every shard has everything, to open snapshots for a later proof.
+        on_open: Called by a rollback as soon as the source takes writes again.
         conflicts: The tail's own count, when it runs in this process; else its published state is waited for.
         say: Takes a line of progress for people.
         stop: Set by a signal: before the switch everything is undone, after it everything is finished.
@@ -60,6 +61,7 @@ class Hands:
 
     enable_on_shards: Callable[[], object]
     on_drained: Callable[[], object] | None = None
+    on_open: Callable[[], object] | None = None
     conflicts: Callable[[], int] | None = None
     say: Callable[[str], None] = _silent
     stop: Event = field(default_factory=Event)

@@ -26,6 +26,7 @@ from fixia_shardmig.cutover.run import Run
 from fixia_shardmig.cutover.sequences import apply_back, plan_back
 from fixia_shardmig.cutover.sides import Sides, open_sides
 from fixia_shardmig.cutover.switch import first_line, switch
+from fixia_shardmig.cutover.watchdog import watched
 from fixia_shardmig.cutover.way_back import drop_way_back
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.way_back import SourceBooks, back_state
@@ -74,9 +75,10 @@ def rollback(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, 
             return _rehearse(run, catalog, gates)
         if any(not gate.ok for gate in gates):
             raise GatesClosedError(gates)
-        began = time.monotonic()
-        counts, markers, epoch = _switch_or_take_back(run, catalog, began)
-        unfinished = finish_rollback(run, epoch)
+        with watched(run):
+            began = time.monotonic()
+            counts, markers, epoch = _switch_or_take_back(run, catalog, began)
+            unfinished = finish_rollback(run, epoch)
         return CutoverResult(
             switched=True,
             pause_ms=run.pause_ms(began),
@@ -379,6 +381,8 @@ def finish_rollback(run: Run, epoch: int) -> str:
         with run.step("open"):
             name = run.shard_map.name
             lift_fence(run.sides.source, migration=name, sealed=True, deadline=time.monotonic() + LIFT_S)
+            if run.hands.on_open is not None:
+                run.hands.on_open()
         doing = "leading the clients back"
         if failure := move_clients(run, "back", epoch):
             return _unfinished(run, epoch, failure)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ PINNED = (
     "-c client_encoding=UTF8 -c datestyle=ISO -c timezone=UTC -c intervalstyle=postgres "
     "-c extra_float_digits=3 -c bytea_output=hex -c row_security=off"
 )
+
+SOURCE = "source"
 
 _SHARD_OF_TYPE = {b"professional": "professionals", b"dual": "professionals", b"client": "clients", b"admin": "shared"}
 
@@ -104,8 +106,19 @@ class Judgement:
         """Whether every row is where and what it must be."""
         return not (self.lost or self.doubled or self.misplaced or self.differing or self.extra)
 
+    def add(self, other: Judgement) -> None:
+        """Add what another judgement found."""
+        for part in fields(self):
+            setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
 
-def judge(source_url: str, shard_urls: Mapping[str, str], *, ledger: Iterable[Entry] = ()) -> Judgement:
+
+def judge(
+    source_url: str,
+    shard_urls: Mapping[str, str],
+    *,
+    ledger: Iterable[Entry] = (),
+    snapshots: Mapping[str, str] | None = None,
+) -> Judgement:
     """Compare every row of the source with the shards.
 
     Args:
@@ -113,15 +126,18 @@ def judge(source_url: str, shard_urls: Mapping[str, str], *, ledger: Iterable[En
         shard_urls: By shard: professionals, clients, shared.
         ledger: What the writers committed to the shards since. Those rows are held only to be there exactly once, on
             their home, or to be gone; all others must still equal the source.
+        snapshots: The moments to read at, by shard and `source`, as exported there; now where there is none.
     """
     judgement = Judgement()
-    sides = {"": source_url, **shard_urls}
+    sides = {SOURCE: source_url, **shard_urls}
     connections: dict[str, psycopg.Connection] = {}
     try:
         for side, url in sides.items():
             connections[side] = psycopg.connect(url, options=PINNED)
             connections[side].execute("set transaction isolation level repeatable read read only")
-        source = connections.pop("")
+            if snapshots and side in snapshots:
+                connections[side].execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshots[side])))
+        source = connections.pop(SOURCE)
         try:
             _judge_all(source, connections, _Since(ledger), judgement)
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from fixia_shardmig.cutover.result import CutoverResult
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.generator import populate
-from fixia_shardmig.demo.oracle import Judgement, judge
+from fixia_shardmig.demo.oracle import SOURCE, Judgement, judge
 from fixia_shardmig.demo.writers import HomeOf, Writers
 from fixia_shardmig.lookup import ShardRouter
 from fixia_shardmig.model.errors import RefusedError, RowNotFoundError, ShardmigError
@@ -28,7 +28,7 @@ from fixia_shardmig.runner.context import Context, load
 from fixia_shardmig.runner.copying import CopyOptions, CopyResult, copy
 from fixia_shardmig.runner.planning import make
 from fixia_shardmig.runner.progress import mib
-from fixia_shardmig.runner.switching import cut_over
+from fixia_shardmig.runner.switching import cut_over, roll_back
 from fixia_shardmig.runner.tailing import TailResult, tail, tail_running
 from fixia_shardmig.runner.verifying import compare, verify_now
 from fixia_shardmig.verify.result import VerifyResult
@@ -47,7 +47,10 @@ TRANSACTIONS_PER_S = 150.0
 """A busy marketplace of this size; the machine that runs the demo runs four databases and the tool as well."""
 
 SECONDS_AFTER = 5.0
-"""How long the writers write to the shards before everything is judged."""
+"""How long the writers write to the shards before they go back."""
+
+SECONDS_BACK = 2.0
+"""How long they write to the old database after that."""
 
 MAX_PAUSE_S = 5.0
 FINDINGS_SHOWN_MAX = 20
@@ -67,6 +70,9 @@ class Outcome:
     verify: VerifyResult | None = None
     after: VerifyResult | None = None
     cutover: CutoverResult | None = None
+    rollback: CutoverResult | None = None
+    back: VerifyResult | None = None
+    rollback_pause_ms: int = 0
     judgement: Judgement = field(default_factory=Judgement)
     writer_errors: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -83,12 +89,12 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether nothing was lost, doubled, misplaced, misrouted or changed, and both verifies agree."""
-        verified = all(result is not None and result.equal for result in (self.verify, self.after))
-        switched = self.cutover is not None and self.cutover.switched
+        verified = all(result is not None and result.equal for result in (self.verify, self.after, self.back))
+        switched = all(result is not None and result.switched for result in (self.cutover, self.rollback))
         return verified and switched and self.judgement.faultless and self.misrouted == 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the contract's `demo` part. The way back is not shown yet, so its pause is null."""
+        """Return the contract's `demo` part."""
         return {
             "rows": self.rows,
             "changes_during": self.changes_during,
@@ -100,13 +106,15 @@ class Outcome:
             "differing": len(self.judgement.differing),
             "judged_rows": self.judgement.rows,
             "pause_ms": self.pause_ms,
-            "rollback_pause_ms": None,
+            "rollback_pause_ms": self.rollback_pause_ms,
             "seconds": round(self.seconds, 1),
             "copy": self.copy.to_json() if self.copy else None,
             "tail": self.tail.to_json() if self.tail else None,
             "verify": self.verify.to_json() if self.verify else None,
             "verify_after_cutover": self.after.to_json() if self.after else None,
+            "verify_at_rollback": self.back.to_json() if self.back else None,
             "cutover": self.cutover.to_json() if self.cutover else None,
+            "rollback": self.rollback.to_json() if self.rollback else None,
             "writer_errors": self.writer_errors,
         }
 
@@ -121,7 +129,8 @@ class Outcome:
             ),
             (
                 f"the writers made {self.transactions:,} transactions ({self.changes_during:,} row changes) meanwhile;"
-                f" their longest pause at the cutover was {self.pause_ms} ms"
+                f" their longest pause was {self.pause_ms} ms at the cutover, {self.rollback_pause_ms} ms at the"
+                " rollback"
             ),
             f"all in {self.seconds:.0f} s: {'everything is where it belongs' if self.good else 'SOMETHING IS WRONG'}",
         ]
@@ -154,14 +163,16 @@ def tell(*, users: int, seconds: float | None, keep: bool, say: Callable[[str], 
             writers.start()
             say(f"{WRITERS} writers sign up, deal, change their kind, move things, delete, roll back, and never stop")
             _migrate(context, writers, outcome, wait_s=seconds or 0.0)
-            _live_on_shards(
-                context, writers, outcome, lambda: writers.move_to(shard_urls, home_of=_home_of(router)), stack
-            )
+            moments = [
+                _live_on_shards(
+                    context, writers, outcome, lambda: writers.move_to(shard_urls, home_of=_home_of(router)), stack
+                ),
+                _go_back(context, writers, outcome, lambda: writers.move_back(source_url), stack),
+            ]
+            _judge(context, writers, outcome, moments)
         counters = writers.counters()
         outcome.transactions, outcome.changes_during = counters.transactions, counters.changes
         outcome.writer_errors = dict(counters.errors)
-        say("the oracle reads every row of every database")
-        outcome.judgement = judge(source_url, shard_urls, ledger=writers.ledger())
         outcome.seconds = time.monotonic() - began
         if keep:
             _keep(source_url, shard_urls, say, stop)
@@ -197,7 +208,7 @@ def _migrate(context: Context, writers: Writers, outcome: Outcome, *, wait_s: fl
 
 def _live_on_shards(
     context: Context, writers: Writers, outcome: Outcome, move: Callable[[], None], stack: ExitStack
-) -> None:
+) -> Moment:
     """Cut over, send the writers to the shards, and compare the moment of the switch while they write there."""
     moments: list[Moment] = []
     context.say("cutover")
@@ -208,13 +219,66 @@ def _live_on_shards(
         on_drained=lambda: moments.append(_moment(context, stack)),
         on_switched=move,
     )
+    _refuse_not_switched(outcome.cutover, "cutover")
     context.say(f"  switched; fenced for {outcome.cutover.pause_ms:.0f} ms, and the writers write to the shards")
-    context.stop.wait(SECONDS_AFTER)
+    with tail_running(context):
+        context.stop.wait(SECONDS_AFTER)
+        outcome.pause_ms = _longest_gap_ms(writers)
+        context.say("verify the moment of the switch")
+        outcome.after = compare(context, moments[0], tables=None, jobs=2)
+        context.say(f"  {'equal' if outcome.after.equal else 'DIFFERENCES'}")
+    return moments[0]
+
+
+def _go_back(
+    context: Context, writers: Writers, outcome: Outcome, move_back: Callable[[], None], stack: ExitStack
+) -> Moment:
+    """Roll back with all that was written since, let the writers write to the source again, compare that moment."""
+    moments: list[Moment] = []
+    context.say("rollback")
+    writers.forget_gaps()
+    outcome.rollback = roll_back(
+        context,
+        max_pause_s=MAX_PAUSE_S,
+        on_drained=lambda: moments.append(_moment(context, stack)),
+        on_open=move_back,
+    )
+    _refuse_not_switched(outcome.rollback, "rollback")
+    context.say(f"  back; fenced for {outcome.rollback.pause_ms:.0f} ms, and the writers write to the old database")
+    context.stop.wait(SECONDS_BACK)
+    outcome.rollback_pause_ms = _longest_gap_ms(writers)
+    context.say("verify the moment of the rollback")
+    outcome.back = compare(context, moments[0], tables=None, jobs=2)
+    context.say(f"  {'equal' if outcome.back.equal else 'DIFFERENCES'}")
+    return moments[0]
+
+
+def _refuse_not_switched(result: CutoverResult, name: str) -> None:
+    if not result.switched:
+        closed = [f"{gate.name}: {gate.detail}" for gate in result.gates if not gate.ok]
+        raise ShardmigError(
+            f"the {name} did not switch: {'; '.join(closed) or result.unfinished}", hint="run shardmig demo again"
+        )
+
+
+def _longest_gap_ms(writers: Writers) -> int:
     gap = writers.longest_gap()
-    outcome.pause_ms = round(gap.seconds * 1000) if gap else 0
-    context.say("verify the moment of the switch")
-    outcome.after = compare(context, moments[0], tables=None, jobs=2)
-    context.say(f"  {'equal' if outcome.after.equal else 'DIFFERENCES'}")
+    return round(gap.seconds * 1000) if gap else 0
+
+
+def _judge(context: Context, writers: Writers, outcome: Outcome, moments: Sequence[Moment]) -> None:
+    """Have the oracle read every row at both moments.
+
+    The shards at the rollback are the source at the switch and what the ledger says; the source at the rollback is the
+    shards at that moment, each row once.
+    """
+    context.say("the oracle reads every row of every database, as it was at the switch and at the rollback")
+    switched, back = moments
+    shard_urls = {name: endpoint.url for name, endpoint in context.shard_map.shards.items()}
+    at_rollback = {name: ref.snapshot_name or "" for name, ref in back.shards.items()}
+    for source, ledger in ((switched.source, writers.ledger()), (back.source, [])):
+        snapshots = at_rollback | {SOURCE: source.snapshot_name or ""}
+        outcome.judgement.add(judge(source.url, shard_urls, ledger=ledger, snapshots=snapshots))
 
 
 def _home_of(router: ShardRouter) -> HomeOf:

@@ -79,6 +79,7 @@ def roll_back(
     max_pause_s: float,
     resume: bool = False,
     on_drained: Callable[[], object] | None = None,
+    on_open: Callable[[], object] | None = None,
 ) -> CutoverResult:
     """Hand the writes back to the source with everything written since, rehearse it, or finish an interrupted one.
 
@@ -88,12 +89,13 @@ def roll_back(
         max_pause_s: What takes longer is undone.
         resume: Finish or undo another run's rollback.
         on_drained: Called behind the fences, when all sides are equal.
+        on_open: Called as soon as the source takes writes again.
 
     Raises:
         RefusedError, TemporaryError, StoppedError: Undone, or what is left to do; the message tells.
     """
     options = CutoverOptions(max_pause_s=max_pause_s, dry_run=dry_run)
-    hands = Hands(enable_on_shards=_nothing, on_drained=on_drained, say=context.say, stop=context.stop)
+    hands = Hands(enable_on_shards=_nothing, on_drained=on_drained, on_open=on_open, say=context.say, stop=context.stop)
     with context.journal() as journal:
         if resume:
             return resume_rollback(context.shard_map, journal, options=options, hands=hands)

@@ -28,13 +28,14 @@ def test_the_demo_loses_doubles_and_misplaces_nothing_and_leaves_nothing_running
     assert (0, 0, 0, 0) == tuple(outcome[name] for name in ("lost", "duplicated", "misplaced", "differing"))
     assert outcome["verify"]["equal"]
     assert outcome["verify_after_cutover"]["equal"]
+    assert outcome["verify_at_rollback"]["equal"]
     assert outcome["cutover"]["switched"]
+    assert outcome["rollback"]["switched"]
     assert outcome["changes_during"] > 100
     assert outcome["tail"]["moved_rows"] > 0
     assert 0 < outcome["pause_ms"]
-    assert {"rows", "rollback_pause_ms", "copy", "tail", "schema_version", "migration", "status", "next_steps"} <= set(
-        outcome
-    )
+    assert 0 < outcome["rollback_pause_ms"]
+    assert {"rows", "copy", "tail", "schema_version", "migration", "status", "next_steps"} <= set(outcome)
     assert before == _servers()
 
 
