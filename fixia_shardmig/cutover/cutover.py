@@ -33,6 +33,7 @@ from fixia_shardmig.cutover.sequences import (
 )
 from fixia_shardmig.cutover.sides import open_sides
 from fixia_shardmig.cutover.switch import RESUME, finish, first_line, switch, take_back
+from fixia_shardmig.cutover.watchdog import watched
 from fixia_shardmig.cutover.way_back import prepare_way_back
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
@@ -88,9 +89,10 @@ def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, h
             return _rehearse(run, catalog, gates)
         if any(not gate.ok for gate in gates):
             raise GatesClosedError(gates)
-        began = time.monotonic()
-        proven, epoch = _switch_or_take_back(run, catalog, began)
-        unfinished = finish(run, epoch)
+        with watched(run):
+            began = time.monotonic()
+            proven, epoch = _switch_or_take_back(run, catalog, began)
+            unfinished = finish(run, epoch)
         return CutoverResult(
             switched=True,
             pause_ms=run.pause_ms(began),

@@ -20,7 +20,6 @@ from fixia_shardmig.mapping.shard_map import ShardMap
 
 HOOK_TIMEOUT_S: Final = 60.0
 FORWARD: Final = "forward"
-BACK: Final = "back"
 
 OUTPUT_BYTES_MAX: Final = 64 * 1024
 """So much of what a hook prints is shown; one that runs wild fills a file of ours, not our memory."""

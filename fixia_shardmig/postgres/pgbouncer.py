@@ -40,7 +40,6 @@ class PooledDatabase:
     host: str
     port: int
     database: str
-    force_user: str
     pool_mode: str
     paused: bool
     disabled: bool
@@ -314,7 +313,6 @@ def _database(row: dict[str, Any]) -> PooledDatabase:
         host=str(row["host"] or ""),
         port=int(row["port"] or 0),
         database=str(row["database"] or ""),
-        force_user=str(row["force_user"] or ""),
         pool_mode=str(row["pool_mode"] or ""),
         paused=bool(row["paused"]),
         disabled=bool(row["disabled"]),

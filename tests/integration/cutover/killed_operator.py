@@ -1,6 +1,7 @@
 """An operator's process that stands still at a named place of a cutover, to be killed there.
 
-Arguments: the place (`drained`, `sealed`, `switched`), max_pause_s, expiry_margin_s, then JSON with the URLs.
+Arguments: the place (`drained`, `sealed`, `switched`, or `resume` to finish another's cutover), max_pause_s,
+expiry_margin_s, then JSON with the URLs and the poolers. Named places of the program itself are in the environment.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import time
 from unittest import mock
 
 from fixia_shardmig.cutover.cutover import cutover
+from fixia_shardmig.cutover.recover import resume_cutover
 from fixia_shardmig.cutover.result import CutoverOptions, Hands
 from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.mapping.shard_map import PgBouncer
 from tests.integration.cutover.conftest import shard_map_of
 
 
@@ -28,7 +31,8 @@ def main() -> None:
     """Cut over up to the place."""
     place, max_pause_s, expiry_margin_s, urls = sys.argv[1:]
     loaded = json.loads(urls)
-    shard_map = shard_map_of(loaded["source"], loaded["shards"])
+    poolers = tuple(PgBouncer(*one) for one in loaded.get("poolers", ()))
+    shard_map = shard_map_of(loaded["source"], loaded["shards"], pgbouncers=poolers)
     if place == "sealed":
         mock.patch("fixia_shardmig.cutover.cutover.switch", stand_still).start()
     hands = Hands(
@@ -38,7 +42,8 @@ def main() -> None:
     )
     options = CutoverOptions(max_pause_s=float(max_pause_s), expiry_margin_s=float(expiry_margin_s))
     with Journal(shard_map.shards["shared"].url, shard_map.name) as journal:
-        cutover(shard_map, journal, options=options, hands=hands)
+        begin = resume_cutover if place == "resume" else cutover
+        begin(shard_map, journal, options=options, hands=hands)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,21 +21,25 @@ import pytest
 from psycopg import sql
 from sqlalchemy import make_url
 
-from fixia_shardmig.cutover.clients import identities
+from fixia_shardmig.cutover.clients import WAITING, identities
 from fixia_shardmig.cutover.cutover import cutover
 from fixia_shardmig.cutover.pooler import PauseBlockedError, Poolers
 from fixia_shardmig.cutover.pooler_files import listed, rewritten, target_of
 from fixia_shardmig.cutover.pooler_gates import around_the_poolers, pooler_gates
+from fixia_shardmig.cutover.recover import resume_cutover
 from fixia_shardmig.cutover.result import CutoverResult
 from fixia_shardmig.cutover.sides import open_sides
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.pooler import Pooler
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
+from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.places import VARIABLE
 from fixia_shardmig.postgres.pgbouncer import Console
 from tests.fixtures.fix_pgbouncer import ALIASES, begin, section
 from tests.integration.cutover.conftest import HOMES, Arena, count, options, run, shard_map_of
 
+ROOT = Path(__file__).parents[3]
 INSERT = "INSERT INTO users (user_type, name) VALUES (%s, %s) RETURNING id"
 
 
@@ -40,7 +49,7 @@ class Client(threading.Thread):
     def __init__(self, url: str, kind: str) -> None:
         """Keep one connection for all it does, as a pool of connections does."""
         super().__init__(daemon=True)
-        self._url, self._kind = url, kind
+        self.url, self._kind = url, kind
         self.stopping = threading.Event()
         self.committed: list[tuple[int, str, str]] = []
         self.gap_s = 0.0
@@ -49,7 +58,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         """Write until told to stop."""
         try:
-            with psycopg.connect(self._url, autocommit=True, prepare_threshold=None) as connection:
+            with psycopg.connect(self.url, autocommit=True, prepare_threshold=None) as connection:
                 last = time.monotonic()
                 while not self.stopping.is_set():
                     name = f"{self._kind}-{len(self.committed)}"
@@ -367,3 +376,92 @@ def test_clients_of_the_pooler_see_a_pause_and_no_error(pooled: Arena, pooler: P
     )
     assert expected == found
     assert len(found) + 30 == sum(count(url, "users") for url in pooled.shard_urls.values())
+
+
+def killed(arena: Arena, place: str, *, doing: str = "cutover") -> None:
+    """Have an operator's process cut over, or finish, and die at a named place as by kill -9."""
+    urls = {
+        "source": arena.source_url,
+        "shards": arena.shard_urls,
+        "poolers": [(one.admin_url, one.databases_file, dict(one.aliases)) for one in arena.shard_map.pgbouncers],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.cutover.killed_operator", doing, "20", "5", json.dumps(urls)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), VARIABLE: place},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (-signal.SIGKILL, "") == (done.returncode, done.stderr)
+
+
+def await_phase(arena: Arena, phase: Phase, *, waiting: bool) -> None:
+    """Wait until the journal is as somebody else is to make it."""
+    deadline = in_time()
+    with arena.journal() as journal:
+        while (phase, waiting) != ((found := journal.get()).phase, bool(found.evidence.get(WAITING))):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_clients_of_a_killed_operator_go_on_at_the_source_with_nobody_at_hand(pooled: Arena, pooler: Pooler) -> None:
+    """Pitfall 72: a fence expires, a PAUSE does not; so a process of its own outlives the operator and undoes."""
+    front = Front(pooled.shard_map, Poolers(pooled.shard_map), [pooler])
+    for place, phase in (("pooler.noted", Phase.VERIFIED), ("pooler.paused", Phase.VERIFIED)):
+        killed(pooled, place)
+        await_phase(pooled, phase, waiting=False)
+        assert [] == front.paused()
+        assert leads_to(pooled.source_url) == database_seen_by(front.url())
+    client = Client(front.url(), "client")
+    with writing(client):
+        killed(pooled, "cutover.slots_made")
+        await_phase(pooled, Phase.TAILING, waiting=False)
+        time.sleep(0.2)
+    assert client.committed
+    assert leads_to(pooled.source_url) == database_seen_by(front.url())
+
+
+def test_a_cutover_killed_while_it_re_points_is_finished_without_an_error(pooled: Arena, pooler: Pooler) -> None:
+    """Pitfall 64: killed in each step behind the switch, one after the other; the same clients wait all the while."""
+    client = Client(pooler.url(ALIASES["clients"]), "client")
+    with writing(client):
+        killed(pooled, "pooler.file_written")
+        for place in ("pooler.reloaded", "pooler.repointed", "pooler.resumed"):
+            assert Phase.SWITCHED is pooled.phase()
+            killed(pooled, place, doing="resume")
+        with pooled.journal() as journal:
+            result = resume_cutover(pooled.shard_map, journal, options=options(), hands=pooled.hands())
+        written = len(client.committed)
+        time.sleep(0.2)
+    assert (True, "", True) == (result.switched, result.unfinished, len(client.committed) > written)
+    assert leads_to(pooled.shard_urls["clients"]) == database_seen_by(client.url)
+    await_phase(pooled, Phase.SWITCHED, waiting=False)
+    rows = run(pooled.shard_urls["clients"], "SELECT id, user_type, name FROM users WHERE id > 30 ORDER BY id")
+    assert sorted(client.committed) == rows
+
+
+def test_a_client_around_the_pooler_gets_the_fences_clear_error(pooled: Arena, pooler: Pooler) -> None:
+    """Pitfalls 63, 71: paused behind the fence, moved after the switch; through the pooler the same write passes."""
+
+    def around() -> None:
+        with pytest.raises(psycopg.Error, match="are paused"):
+            pooled.source("INSERT INTO users (user_type) VALUES ('client')")
+
+    with pooled.journal() as journal:
+        cutover(pooled.shard_map, journal, options=options(), hands=pooled.hands(on_drained=around))
+    with pytest.raises(psycopg.Error, match="have moved to the shards"):
+        pooled.source("INSERT INTO users (user_type) VALUES ('client')")
+    run(pooler.url(ALIASES["clients"]), "INSERT INTO users (user_type) VALUES ('client')")
+
+
+def test_an_open_transaction_at_the_pooler_leaves_nothing_fenced(pooled: Arena, pooler: Pooler) -> None:
+    """Pitfall 60: PAUSE comes first and holds no lock that new writers queue behind; who it was is told."""
+    with psycopg.connect(pooler.url(ALIASES["shared"]), application_name="report") as client:
+        client.execute("SELECT count(*) FROM users")
+        with pytest.raises(PauseBlockedError, match="report as app") as blocked:
+            cut(pooled, max_pause_s=2.0)
+        assert "pg_terminate_backend" in blocked.value.hint
+        assert [(None,)] == pooled.source("SELECT to_regnamespace('shardmig')::text")
+    run(pooler.url(ALIASES["clients"]), "INSERT INTO users (user_type) VALUES ('client')")
+    assert Phase.VERIFIED is pooled.phase()
