@@ -16,7 +16,6 @@ from fixia_shardmig.model.throttle import Bucket, Pace, Verdict
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, is_open
 
-BLOCK_BYTES = 64 * 1024
 LOOK_EVERY_S = 0.5
 HELD_S_MAX = 10.0
 

@@ -1,14 +1,13 @@
-"""Reads the rows of a COPY, a block at a time, and sorts them by home; no value is looked into.
+"""Sorts the rows of a COPY by home, as they come over the wire; no value is looked into.
 
 With `routed` each row begins with its home's place, as an int2 field in the binary format, as digits and a tab in the
-text format; that goes, the rest stays as it came. The compiled `_relay.pyx` does the same where it was built; a row
-costs 2.5 µs of processor time here, and a quarter of it there (docs/adr/0013).
+text format; that goes, the rest stays as it came. The compiled `_relay.pyx` does the same where it was built
+(docs/adr/0013).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from fixia_shardmig.model.compiled import is_built
 
@@ -16,67 +15,152 @@ BINARY_SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 BINARY_HEADER = BINARY_SIGNATURE + b"\x00" * 8
 BINARY_TRAILER = b"\xff\xff"
 NO_HOME = -1
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_FRAME_BYTES = 5
+"""A message of the protocol begins with its letter, `d` for a row, and the length of the rest, itself included."""
+
 _HOME_FIELD_BYTES = 6
+_HEAD_BYTES = 32
+"""More than any head of a message that is looked at: the format's header, a field count and a home."""
 
-GetCopyData = Callable[[int], tuple[int, memoryview]]
-"""libpq's: (size, message); no size at the end."""
-
-Block = tuple[list[list[bytes]], int, int, bool]
-"""Rows by home, those without a home in a last list; how many rows and bytes in all; whether more may come."""
+_DIGITS_MAX = 8
 
 
-class ReadBlock(Protocol):
-    """Reads messages until there are so many bytes of rows."""
+class Sorter(Protocol):
+    """Takes what a COPY sends, whole messages or pieces of the stream, and keeps rows by home until they are taken.
 
-    def __call__(self, get: GetCopyData, /, *, binary: bool, routed: bool, homes: int, bytes_max: int) -> Block:
-        """Return a block. Raises ValueError for a row that does not begin with a home."""
+    A row is never held as a whole: what has come of it can be taken. Raises ValueError for a row that does not begin
+    with a home.
+    """
+
+    @property
+    def rows(self) -> list[int]:
+        """How many rows have begun, by home; those without a home come last."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """The bytes of all rows that have begun, as they come over the wire."""
+        ...
+
+    def fill(self, home: int, /) -> int:
+        """Return how much there is to take for a home."""
+        ...
+
+    def take(self, home: int, /) -> bytes:
+        """Return what there is for a home, and keep it no longer."""
+        ...
+
+    def message(self, data: Buffer, /) -> None:
+        """Take a row, as libpq gives it."""
+        ...
+
+    def frames(self, data: Buffer, /) -> int:
+        """Take a piece of the stream; returns where something begins that is no row, or not enough of one.
+
+        What lies behind that has to come again, at the start of the next piece.
+        """
         ...
 
 
-def read_block_in_python(get: GetCopyData, /, *, binary: bool, routed: bool, homes: int, bytes_max: int) -> Block:
-    """Read a block; see `ReadBlock`."""
-    by_home: list[list[bytes]] = [[] for _ in range(homes + 1)]
-    rows = total = 0
-    while total < bytes_max:
-        size, message = get(0)
-        if size <= 0:
-            return by_home, rows, total, False
-        data = bytes(message)
-        if binary:
-            data = data[len(BINARY_HEADER) :] if data[:11] == BINARY_SIGNATURE else data
-            if data == BINARY_TRAILER:
-                continue
-        rows += 1
-        total += len(data)
-        home, row = (_split_binary(data) if binary else _split_text(data)) if routed else (0, data)
-        if not NO_HOME <= home < homes:
-            raise ValueError(f"home {home} of {homes}")
-        by_home[home].append(row)
-    return by_home, rows, total, True
+class PythonSorter:
+    """See `Sorter`."""
 
+    def __init__(self, *, binary: bool, routed: bool, homes: int) -> None:
+        """Begin a COPY in a format to so many homes; without `routed` to one that no row names."""
+        self.rows = [0] * (homes + 1)
+        self.size = 0
+        self._kept = [bytearray() for _ in range(homes + 1)]
+        self._binary, self._routed, self._homes = binary, routed, homes
+        self._at = 0
+        self._left = 0
 
-def _split_binary(data: bytes) -> tuple[int, bytes]:
-    """Take the leading int2 field off a binary row: (its value, the row with one field less)."""
-    if len(data) < 2 + _HOME_FIELD_BYTES:
-        raise ValueError("a row without its home")
-    fields = int.from_bytes(data[:2], "big") - 1
-    home = int.from_bytes(data[6:8], "big", signed=True)
-    return home, fields.to_bytes(2, "big") + data[2 + _HOME_FIELD_BYTES :]
+    def fill(self, home: int, /) -> int:
+        """Return how much there is to take for a home."""
+        return len(self._kept[home])
 
+    def take(self, home: int, /) -> bytes:
+        """Return what there is for a home, and keep it no longer."""
+        taken, self._kept[home] = bytes(self._kept[home]), bytearray()
+        return taken
 
-def _split_text(data: bytes) -> tuple[int, bytes]:
-    home, tab, row = data.partition(b"\t")
-    if not tab:
-        raise ValueError("a row without its home")
-    return int(home), row
+    def message(self, data: Buffer, /) -> None:
+        """Take a row, as libpq gives it."""
+        row = memoryview(data)
+        head = self._begin(row, len(row))
+        self._kept[self._at] += row[head:]
+        self._left = 0
+
+    def frames(self, data: Buffer, /) -> int:
+        """Take a piece of the stream; see `Sorter`."""
+        piece = memoryview(data)
+        at = 0
+        while True:
+            if self._left:
+                rest = piece[at : at + self._left]
+                self._kept[self._at] += rest
+                self._left -= len(rest)
+                at += len(rest)
+            if len(piece) - at < _FRAME_BYTES or piece[at] != ord("d"):
+                return at
+            length = int.from_bytes(piece[at + 1 : at + _FRAME_BYTES], "big") - 4
+            ready = piece[at + _FRAME_BYTES : at + _FRAME_BYTES + length]
+            if len(ready) < min(length, _HEAD_BYTES):
+                return at
+            at += _FRAME_BYTES + self._begin(ready, length)
+
+    def _begin(self, ready: memoryview, length: int) -> int:
+        """Take the head of a message off; returns how long it was. What is left of it goes where `_at` says."""
+        head = 0
+        self._at = 0
+        if self._binary:
+            if bytes(ready[: len(BINARY_SIGNATURE)]) == BINARY_SIGNATURE:
+                head = len(BINARY_HEADER)
+            if length == head or bytes(ready[head : head + 3]) == BINARY_TRAILER:
+                return length
+        self.size += length - head
+        if self._routed:
+            head = self._binary_home(ready, head) if self._binary else self._text_home(ready)
+        self.rows[self._at] += 1
+        self._left = length - head
+        return head
+
+    def _binary_home(self, ready: memoryview, head: int) -> int:
+        """Turn to the home that a leading int2 field names, and put the count of the other fields there."""
+        if len(ready) - head < 2 + _HOME_FIELD_BYTES:
+            raise ValueError("a row without its home")
+        fields = int.from_bytes(ready[head : head + 2], "big") - 1
+        self._to_home(int.from_bytes(ready[head + 6 : head + 8], "big", signed=True))
+        self._kept[self._at] += fields.to_bytes(2, "big")
+        return head + 2 + _HOME_FIELD_BYTES
+
+    def _text_home(self, ready: memoryview) -> int:
+        digits, tab, _ = bytes(ready[:_DIGITS_MAX]).partition(b"\t")
+        if not tab:
+            raise ValueError("a row without its home")
+        self._to_home(int(digits))
+        return len(digits) + 1
+
+    def _to_home(self, home: int) -> None:
+        if not NO_HOME <= home < self._homes:
+            raise ValueError(f"home {home} of {self._homes}")
+        self._at = home
 
 
 IS_COMPILED = is_built("fixia_shardmig.copy._relay")
-"""Whether `read_block` is the compiled one."""
+"""Whether `new_sorter` gives the compiled one."""
 
 if TYPE_CHECKING:
-    read_block: ReadBlock
+
+    def new_sorter(*, binary: bool, routed: bool, homes: int) -> Sorter:
+        """Return what sorts the rows of one COPY."""
+        ...
+
 elif IS_COMPILED:
-    from fixia_shardmig.copy._relay import read_block
+    from fixia_shardmig.copy import _relay
+
+    new_sorter = _relay.CompiledSorter
 else:
-    read_block = read_block_in_python
+    new_sorter = PythonSorter

@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
 
 import psycopg
 from psycopg import pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from fixia_shardmig.copy.pacing import BLOCK_BYTES, Pacer, pacer_of
-from fixia_shardmig.copy.relay import BINARY_HEADER, BINARY_TRAILER, Block, GetCopyData, read_block
+from fixia_shardmig.copy.line import put_copy, read_copy
+from fixia_shardmig.copy.pacing import Pacer, pacer_of
+from fixia_shardmig.copy.relay import BINARY_HEADER, BINARY_TRAILER, NO_HOME, Sorter, new_sorter
 from fixia_shardmig.journal.journal import COPY_WRITER
 from fixia_shardmig.model.errors import RefusedError, TemporaryError, UnroutableError
 from fixia_shardmig.model.places import place
@@ -176,24 +176,38 @@ def _close_sources(url: str) -> None:
 
 def _pump(source: Connection, sinks: list[_Sink], task: ChunkTask, pacer: Pacer | None) -> ChunkResult:
     began_s = time.monotonic()
-    rows = size = 0
-    for by_home, more_rows, more_bytes, _ in _copy_out(source, task, len(sinks) if task.routed else 1):
-        rows += more_rows
-        size += more_bytes
-        if by_home.pop():
+    sorter = new_sorter(binary=task.binary, routed=task.routed, homes=len(sinks) if task.routed else 1)
+    seen = 0
+    for _ in read_copy(source, task.copy_out, sorter):
+        if sorter.rows[NO_HOME]:
             raise UnroutableError(
                 f"a row of {task.table} has no home under the mapping", hint="shardmig plan names such rows"
             )
-        for sink, its in zip(sinks, by_home if task.routed else by_home * len(sinks), strict=True):
-            sink.send(its)
+        _hand_on(sorter, sinks, size_min=SEND_BYTES)
         if pacer:
-            _keep_pace(pacer, more_bytes, sinks)
-    for sink in sinks:
-        sink.commit()
-    return ChunkResult(task.chunk_id, rows, size, {s.write.shard: s.rows for s in sinks}, time.monotonic() - began_s)
+            _keep_pace(pacer, sorter.size - seen, sorter, sinks)
+        seen = sorter.size
+    homes = range(len(sinks)) if task.routed else [0] * len(sinks)
+    rests = [sorter.take(home) for home in set(homes)]
+    for sink, home in zip(sinks, homes, strict=True):
+        sink.commit(rests[home], sorter.rows[home])
+    rows_by_shard = {sink.write.shard: sorter.rows[home] for sink, home in zip(sinks, homes, strict=True)}
+    return ChunkResult(task.chunk_id, sum(sorter.rows), sorter.size, rows_by_shard, time.monotonic() - began_s)
 
 
-def _keep_pace(pacer: Pacer, size: int, sinks: list[_Sink]) -> None:
+def _hand_on(sorter: Sorter, sinks: list[_Sink], *, size_min: int) -> None:
+    """Give each shard what there is for it, where it is so much; without routing that is the same for all."""
+    if sinks[0].task.routed:
+        for home, sink in enumerate(sinks):
+            if sorter.fill(home) >= size_min:
+                sink.send(sorter.take(home))
+    elif sorter.fill(0) >= size_min:
+        data = sorter.take(0)
+        for sink in sinks:
+            sink.send(data)
+
+
+def _keep_pace(pacer: Pacer, size: int, sorter: Sorter, sinks: list[_Sink]) -> None:
     """Wait as long as the pace asks for; shards get what is buffered then, so that none takes us for silent.
 
     Nor do we take a shard for silent which no row was for all the while.
@@ -201,27 +215,8 @@ def _keep_pace(pacer: Pacer, size: int, sinks: list[_Sink]) -> None:
     waited = pacer.passed(size)
     for sink in sinks:
         sink.excuse()
-        if waited:
-            sink.send_buffered()
-
-
-def _copy_out(source: Connection, task: ChunkTask, homes: int) -> Iterator[Block]:
-    """Yield blocks of rows. Uses libpq's calls directly: a cursor's `copy()` costs more than the rows do."""
-    pgconn = source.pgconn
-    result = pgconn.exec_(task.copy_out.encode())
-    if result.status != pq.ExecStatus.COPY_OUT:
-        raise psycopg.errors.error_from_result(result, encoding="utf-8")
-    get = cast("GetCopyData", pgconn.get_copy_data)
-    more = True
-    while more:
-        block = read_block(get, binary=task.binary, routed=task.routed, homes=homes, bytes_max=BLOCK_BYTES)
-        more = block[3]
-        yield block
-    end = pgconn.get_result()
-    if end is not None and end.status != pq.ExecStatus.COMMAND_OK:
-        raise psycopg.errors.error_from_result(end, encoding="utf-8")
-    while pgconn.get_result() is not None:
-        pass
+    if waited:
+        _hand_on(sorter, sinks, size_min=1)
 
 
 class _Sink:
@@ -230,42 +225,34 @@ class _Sink:
     def __init__(self, write: ShardWrite, task: ChunkTask) -> None:
         self.write = write
         self.task = task
-        self.rows = 0
         self._session: Connection | None = None
-        self._buffer: list[bytes] = []
-        self._size = 0
         self._open = False
         self._done = False
         if write.before and not write.after:
             self._begin()
 
-    def send(self, rows: list[bytes]) -> None:
-        self.rows += len(rows)
-        self._buffer += rows
-        self._size += sum(map(len, rows))
-        if self._size >= SEND_BYTES:
-            self._flush()
+    def send(self, data: bytes) -> None:
+        self._begin()
+        if not self._done:
+            with self._naming_shard():
+                put_copy(self._connection().pgconn, data)
 
     def excuse(self) -> None:
         if self._session is not None:
             excuse(self._session)
 
-    def send_buffered(self) -> None:
-        if self._buffer:
-            self._flush()
-
-    def commit(self) -> None:
-        if not self.rows and not self._open:
-            return
-        self._flush()
-        if self._done:
+    def commit(self, rest: bytes, rows: int) -> None:
+        """Send the rest, end the COPY and commit it with the checkpoint; a shard without a row here has none."""
+        if rest:
+            self.send(rest)
+        if not self._open or self._done:
             return
         with self._naming_shard():
             self._end_copy()
             for statement in self.write.after:
                 self._execute(statement)
             self._connection().execute(
-                "UPDATE shardmig.copied_chunk SET rows = %s WHERE chunk_id = %s", (self.rows, self.task.chunk_id)
+                "UPDATE shardmig.copied_chunk SET rows = %s WHERE chunk_id = %s", (rows, self.task.chunk_id)
             )
             place("copy.before_chunk_commit")
             self._execute("COMMIT")
@@ -280,14 +267,6 @@ class _Sink:
         self._check(pgconn.get_result())
         while pgconn.get_result() is not None:
             pass
-
-    def _flush(self) -> None:
-        self._begin()
-        if self._buffer and not self._done:
-            with self._naming_shard():
-                self._connection().pgconn.put_copy_data(b"".join(self._buffer))
-        self._buffer.clear()
-        self._size = 0
 
     def _begin(self) -> None:
         if self._open:
@@ -305,7 +284,7 @@ class _Sink:
                 self._execute(statement)
             self._check(connection.pgconn.exec_(self.write.copy_in.encode()), pq.ExecStatus.COPY_IN)
             if self.task.binary:
-                connection.pgconn.put_copy_data(BINARY_HEADER)
+                put_copy(connection.pgconn, BINARY_HEADER)
 
     def _claim(self, connection: Connection) -> bool:
         """Take the chunk's checkpoint within the transaction; False if this epoch's rows, or a later one's, are there.

@@ -18,6 +18,8 @@ import termios
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -94,6 +96,7 @@ _lock = threading.Lock()
 _watched: list[_Watched] = []
 _guards: list[threading.Thread] = []
 _excused: weakref.WeakKeyDictionary[psycopg.Connection[Any], float] = weakref.WeakKeyDictionary()
+_at_work: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
 
 
 def watch(connection: psycopg.Connection[Any], url: str, backend_pid: int) -> None:
@@ -110,6 +113,16 @@ def watch(connection: psycopg.Connection[Any], url: str, backend_pid: int) -> No
 def excuse(connection: psycopg.Connection[Any]) -> None:
     """Count a session's silence from now on: it is us who had nothing to send, and nothing was waited for."""
     _excused[connection] = time.monotonic()
+
+
+@contextmanager
+def at_work(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Look after a session that waits for its server although libpq knows of no statement: who asked did it himself."""
+    _at_work.add(connection)
+    try:
+        yield
+    finally:
+        _at_work.discard(connection)
 
 
 def _guard() -> None:
@@ -129,7 +142,7 @@ def _guard() -> None:
 def _silent_s(connection: psycopg.Connection[Any]) -> float:
     """Return how long nothing has gone either way while we wait; 0 when we do not, or have not read what came."""
     try:
-        if connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
+        if connection not in _at_work and connection.pgconn.transaction_status != TransactionStatus.ACTIVE:
             return 0.0
         with socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
             if line.family not in {socket.AF_INET, socket.AF_INET6} or _unread(line):

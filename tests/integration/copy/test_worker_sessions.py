@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 import psycopg
 import pytest
 
-from fixia_shardmig.copy import worker
+from fixia_shardmig.copy import line, worker
 from fixia_shardmig.copy.copier import local_executor
 from fixia_shardmig.copy.statements import chunk_task
 from fixia_shardmig.copy.worker import ChunkTask, copy_chunk
@@ -106,6 +107,25 @@ def test_a_chunk_can_be_copied_after_its_reading_has_failed(copying: Copying) ->
         assert {"north": 0, "south": 0} == copying.rows("users")
         assert {"north": 1, "south": 2} == copy_chunk(task).rows_by_shard
     assert {"north": 1, "south": 2} == copying.rows("users")
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_rows_come_home_on_the_socket_and_through_libpq(
+    copying: Copying, monkeypatch: pytest.MonkeyPatch, *, bare: bool
+) -> None:
+    """An encrypted session is libpq's alone; both ways carry rows of any size, and the server's errors."""
+    monkeypatch.setattr(line, "is_bare", lambda _: bare)
+    copying.run("source", "INSERT INTO log SELECT repeat('ab', 100000) FROM generate_series(1, 50)")
+    copying.run("source", "UPDATE log SET kind = 'a' WHERE length(kind) = 1; INSERT INTO log VALUES (repeat('c', 300))")
+    with copying.task(LOG) as task:
+        placed = task.copy_out.replace("COPY (SELECT ", "COPY (SELECT (length(t.kind) % 2)::int2, ", 1)
+        mixed = replace(task, copy_out=re.sub(r"int2, \(CASE .*? END\)::int2", "int2", placed))
+        noisy = replace(mixed, copy_out=mixed.copy_out.replace(" WHERE ", " WHERE repeat(t.kind, 9)::int > 0 AND "))
+        with pytest.raises(ShardmigError, match=r"copying log: invalid input syntax for type integer"):
+            copy_chunk(noisy)
+        assert {"north": 51, "south": 2} == copy_chunk(mixed).rows_by_shard
+    sizes = "SELECT sum(length(kind))::int FROM log"
+    assert ([(10_000_300,)], [(2,)]) == (copying.ask("north", sizes), copying.ask("south", sizes))
 
 
 def test_a_chunk_can_be_copied_after_its_writing_has_failed(copying: Copying) -> None:

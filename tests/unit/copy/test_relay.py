@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,35 +10,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixia_shardmig.copy import relay
-from fixia_shardmig.copy.relay import BINARY_HEADER, BINARY_TRAILER, Block, GetCopyData, ReadBlock
+from fixia_shardmig.copy.relay import BINARY_HEADER, BINARY_TRAILER, PythonSorter, Sorter
 from hatch_build import digest
 
-WAYS = [
-    pytest.param(relay.read_block_in_python, id="python"),
-    pytest.param(relay.read_block, id="compiled"),
-]
+NewSorter = Callable[..., Sorter]
+
+WAYS = [pytest.param(PythonSorter, id="python"), pytest.param(relay.new_sorter, id="compiled")]
 HOMES = 3
-ROWS = st.lists(st.tuples(st.integers(-1, HOMES - 1), st.binary(max_size=40)), max_size=30)
+ROWS = st.lists(st.tuples(st.integers(-1, HOMES - 1), st.binary(max_size=80)), max_size=30)
+CUTS = st.lists(st.integers(1, 90), min_size=1, max_size=8)
 
 
-def coming(messages: Sequence[bytes]) -> GetCopyData:
-    """Give messages one after the other, as libpq does, and then the end."""
-    left = [(len(message), memoryview(message)) for message in messages] + [(-1, memoryview(b""))]
-    return lambda _: left.pop(0)
+def sort(new: NewSorter, messages: Sequence[bytes], cuts: Sequence[int] = (), *, binary: bool, routed: bool) -> Sorter:
+    """Give a sorter messages one after the other, or with cuts the stream that they are, in pieces of these lengths."""
+    sorter = new(binary=binary, routed=routed, homes=HOMES if routed else 1)
+    if not cuts:
+        for message in messages:
+            sorter.message(memoryview(message))
+        return sorter
+    stream = b"".join(b"d" + (len(message) + 4).to_bytes(4, "big") + message for message in messages) + b"c\0\0\0\4"
+    at = pieces = used = 0
+    while at < len(stream) - 5:
+        size = cuts[pieces % len(cuts)] + (0 if used else pieces)  # a piece that was too short comes again, longer
+        used = sorter.frames(memoryview(stream)[at : at + size])
+        at, pieces = at + used, pieces + 1
+    assert 0 == sorter.frames(stream[at:])
+    return sorter
 
 
-def all_of(read: ReadBlock, messages: Sequence[bytes], *, binary: bool, routed: bool, bytes_max: int = 64) -> Block:
-    """Read all blocks and put them together."""
-    homes = HOMES if routed else 1
-    by_home: list[list[bytes]] = [[] for _ in range(homes + 1)]
-    rows = size = 0
-    get, more = coming(messages), True
-    while more:
-        block = read(get, binary=binary, routed=routed, homes=homes, bytes_max=bytes_max)
-        for all_its, its in zip(by_home, block[0], strict=True):
-            all_its.extend(its)
-        rows, size, more = rows + block[1], size + block[2], block[3]
-    return by_home, rows, size, more
+def all_of(sorter: Sorter) -> list[bytes]:
+    """Return what there is to take, those without a home last."""
+    return [sorter.take(home) for home in range(len(sorter.rows))]
 
 
 def binary_row(home: int | None, rest: bytes) -> bytes:
@@ -56,50 +58,69 @@ def test_the_compiled_part_is_built_of_this_source() -> None:
     assert digest(source) == _relay.SOURCE, "python hatch_build.py"
 
 
-@pytest.mark.parametrize("read", WAYS)
-@given(rows=ROWS)
-def test_the_home_is_taken_off_a_binary_row(read: ReadBlock, rows: list[tuple[int, bytes]]) -> None:
+@pytest.mark.parametrize("new", WAYS)
+@given(rows=ROWS, cuts=st.just([]) | CUTS)
+def test_the_home_is_taken_off_a_binary_row(new: NewSorter, rows: list[tuple[int, bytes]], cuts: list[int]) -> None:
     """The first field is an int2; the row without it has one field less and is otherwise untouched."""
     messages = [binary_row(home, rest) for home, rest in rows]
     sent = [BINARY_HEADER + (messages[0] if messages else BINARY_TRAILER), *messages[1:], BINARY_TRAILER]
-    expected: list[list[bytes]] = [[] for _ in range(HOMES + 1)]
+    expected = [b""] * (HOMES + 1)
+    counts = [0] * (HOMES + 1)
     for home, rest in rows:
-        expected[home].append(binary_row(None, rest))
-    size = sum(map(len, messages))
-    assert (expected, len(rows), size, False) == all_of(read, sent, binary=True, routed=True)
+        expected[home] += binary_row(None, rest)
+        counts[home] += 1
+    sorter = sort(new, sent, cuts, binary=True, routed=True)
+    assert (expected, counts, sum(map(len, messages))) == (all_of(sorter), sorter.rows, sorter.size)
 
 
-@pytest.mark.parametrize("read", WAYS)
-@given(rows=ROWS)
-def test_the_home_is_taken_off_a_text_row(read: ReadBlock, rows: list[tuple[int, bytes]]) -> None:
+@pytest.mark.parametrize("new", WAYS)
+@given(rows=ROWS, cuts=st.just([]) | CUTS)
+def test_the_home_is_taken_off_a_text_row(new: NewSorter, rows: list[tuple[int, bytes]], cuts: list[int]) -> None:
     """Only the first tab separates; tabs within values are escaped by the server and stay."""
     messages = [str(home).encode() + b"\t" + rest for home, rest in rows]
-    expected: list[list[bytes]] = [[] for _ in range(HOMES + 1)]
+    expected = [b""] * (HOMES + 1)
     for home, rest in rows:
-        expected[home].append(rest)
-    size = sum(map(len, messages))
-    assert (expected, len(rows), size, False) == all_of(read, messages, binary=False, routed=True)
+        expected[home] += rest
+    sorter = sort(new, messages, cuts, binary=False, routed=True)
+    assert (expected, sum(map(len, messages))) == (all_of(sorter), sorter.size)
+    assert [0] * (HOMES + 1) == [sorter.fill(home) for home in range(HOMES + 1)]
 
 
-@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize("new", WAYS)
 @pytest.mark.parametrize("binary", [True, False])
-def test_rows_that_are_not_routed_pass_as_they_are(read: ReadBlock, *, binary: bool) -> None:
-    """The header and the trailer of the binary format are each sink's own."""
-    rows = [binary_row(None, b"abc"), binary_row(None, b"")]
-    sent = [BINARY_HEADER + rows[0], rows[1], BINARY_TRAILER] if binary else rows
-    assert ([rows, []], 2, sum(map(len, rows)), False) == all_of(read, sent, binary=binary, routed=False)
+@given(texts=st.lists(st.binary(max_size=80), max_size=10), cuts=st.just([]) | CUTS)
+def test_rows_that_are_not_routed_pass_as_they_are(
+    new: NewSorter, *, binary: bool, texts: list[bytes], cuts: list[int]
+) -> None:
+    """The header and the trailer of the binary format are each sink's own; either may come in a message of its own."""
+    rows = [binary_row(None, text) for text in texts]
+    sent = [BINARY_HEADER, *rows, BINARY_TRAILER] if binary else rows
+    sorter = sort(new, sent, cuts, binary=binary, routed=False)
+    assert ([b"".join(rows), b""], [len(rows), 0]) == (all_of(sorter), sorter.rows)
 
 
-@pytest.mark.parametrize("read", WAYS)
-def test_a_block_ends_with_the_row_that_fills_it(read: ReadBlock) -> None:
-    """What is asked for is what a worker holds at once, but for one row."""
-    get = coming([b"0\taaaa", b"1\tbbbb", b"2\tcccc"])
-    assert ([[b"aaaa"], [b"bbbb"], [], []], 2, 12, True) == read(get, binary=False, routed=True, homes=3, bytes_max=7)
+@pytest.mark.parametrize("new", WAYS)
+def test_a_row_is_given_on_before_all_of_it_has_come(new: NewSorter) -> None:
+    """A worker's memory does not know how large a value is."""
+    sorter = new(binary=False, routed=True, homes=HOMES)
+    assert 5 + 40 == sorter.frames(b"d" + (4 + 1000).to_bytes(4, "big") + b"1\t" + b"a" * 38)
+    assert ([0, 1, 0, 0], b"a" * 38) == (sorter.rows, sorter.take(1))
+    assert 10 == sorter.frames(b"b" * 10)
+    assert b"b" * 10 == sorter.take(1)
 
 
-@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize("new", WAYS)
 @pytest.mark.parametrize("row", [b"3\tx", b"-2\tx", b"x\tx", b"1"])
-def test_a_row_without_a_home_of_ours_is_refused(read: ReadBlock, row: bytes) -> None:
+def test_a_row_without_a_home_of_ours_is_refused(new: NewSorter, row: bytes) -> None:
     """A row is never put on a shard that nobody named."""
     with pytest.raises(ValueError, match=r"home|literal"):
-        read(coming([row]), binary=False, routed=True, homes=3, bytes_max=7)
+        sort(new, [row], binary=False, routed=True)
+    with pytest.raises(ValueError, match=r"home|literal"):
+        sort(new, [row], [99], binary=False, routed=True)
+
+
+@pytest.mark.parametrize("new", WAYS)
+def test_a_row_that_is_too_short_for_a_home_is_refused(new: NewSorter) -> None:
+    """Whatever the server sent there, it was not what was asked for."""
+    with pytest.raises(ValueError, match="without its home"):
+        sort(new, [b"\0\1\0\0"], binary=True, routed=True)
