@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from psycopg import conninfo
 
+from fixia_shardmig.mapping.load import MappingFile
 from fixia_shardmig.mapping.shard_map import PgBouncer, ShardMap
 from fixia_shardmig.model.errors import RefusedError
 
@@ -24,6 +25,8 @@ Direction = Literal["forward", "back"]
 
 DATABASES_FILE: Final = "/etc/pgbouncer/shardmig.ini"
 PORT: Final = 5432
+ADMIN: Final = "pgbouncer"
+"""Who may PAUSE, where the mapping does not say it yet."""
 
 QUERY_WAIT_TIMEOUT_S: Final = 60
 """How long a client may wait for a server: longer than any pause, so that a cutover is one to nobody but the clock."""
@@ -161,26 +164,40 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def default_pooler(shard_map: ShardMap) -> PgBouncer:
-    """Return the pooler of a mapping that names none: an alias for each shard, the usual place for the file."""
-    return PgBouncer("", DATABASES_FILE, {shard: f"{shard_map.name}_{shard}" for shard in shard_map.shard_names})
+def exported(mapping_file: MappingFile) -> dict[str, str]:
+    """Return the files to start each pooler of a mapping with, by file name: all aliases lead to the one database.
 
-
-def exported(shard_map: ShardMap) -> dict[str, str]:
-    """Return the files to start each pooler of a mapping with, by file name: all aliases lead to the one database."""
+    A mapping that names no pooler gets one with an alias for each shard. One whose console's URL is not known yet,
+    since its variable is not set, is written all the same: this comes first.
+    """
     files: dict[str, str] = {}
-    for number, pooler in enumerate(shard_map.pgbouncers or (default_pooler(shard_map),), 1):
+    for number, pooler in enumerate(_poolers(mapping_file), 1):
         file = Path(pooler.databases_file or DATABASES_FILE)
         suffix = f"-{number}" if number > 1 else ""
-        files[f"pgbouncer{suffix}.ini"] = pgbouncer_ini(file, admin=_admin_of(pooler))
-        files[f"{file.stem}{suffix}{file.suffix}"] = databases_ini(shard_map, pooler)
+        user = conninfo.conninfo_to_dict(pooler.admin_url).get("user") if pooler.admin_url else None
+        files[f"pgbouncer{suffix}.ini"] = pgbouncer_ini(file, admin=str(user or ADMIN))
+        name, source = mapping_file.document.name, mapping_file.source.url
+        files[f"{file.stem}{suffix}{file.suffix}"] = databases_ini(name, source, pooler)
     return files
 
 
-def databases_ini(shard_map: ShardMap, pooler: PgBouncer) -> str:
+def _poolers(mapping_file: MappingFile) -> list[PgBouncer]:
+    section = mapping_file.document.pgbouncer
+    if section is None:
+        aliases = {shard: f"{mapping_file.document.name}_{shard}" for shard in mapping_file.shards}
+        return [PgBouncer("", DATABASES_FILE, aliases)]
+    known = list(mapping_file.pgbouncers)
+    sections = section if isinstance(section, list) else [section]
+    return (
+        known if len(known) == len(sections) else [PgBouncer("", s.databases_file, dict(s.aliases)) for s in sections]
+    )
+
+
+def databases_ini(name: str, source_url: str, pooler: PgBouncer) -> str:
     """Return the databases file of a pooler before the split: every alias is the one database."""
-    lines = "\n".join(f"{alias} = {target}" for alias, target in targets(shard_map, pooler, "back").items())
-    return _DATABASES.format(name=shard_map.name, lines=lines)
+    target = target_of(source_url)
+    lines = "\n".join(f"{alias} = {target}" for alias in pooler.aliases.values())
+    return _DATABASES.format(name=name, lines=lines)
 
 
 def pgbouncer_ini(databases_file: Path, *, admin: str, settings: Mapping[str, str] | None = None) -> str:
@@ -191,11 +208,6 @@ def pgbouncer_ini(databases_file: Path, *, admin: str, settings: Mapping[str, st
         text, found = re.subn(rf"(?m)^;?{re.escape(name)} = .*$", line.replace("\\", r"\\"), text)
         text += "" if found else f"{line}\n"
     return text
-
-
-def _admin_of(pooler: PgBouncer) -> str:
-    user = conninfo.conninfo_to_dict(pooler.admin_url).get("user") if "${" not in pooler.admin_url else None
-    return str(user or "pgbouncer")
 
 
 _DATABASES: Final = """\

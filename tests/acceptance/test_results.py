@@ -204,3 +204,16 @@ def test_a_mistake_in_the_program_shows_a_line_and_its_traceback_only_when_asked
     program.run("--log-file", "log.jsonl", "export", "mapping-schema").expect(1)
     assert "RuntimeError" in (program.directory / "log.jsonl").read_text()
     assert "local-secret" not in program.all_said + (program.directory / "log.jsonl").read_text()
+
+
+def test_pgbouncers_files_are_shown_or_written_and_never_overwritten(program: Program, tmp_path: Path) -> None:
+    """`export pgbouncer` needs no server; what it writes is what PgBouncer starts with, in every test that has one."""
+    (program.directory / "shardmig.yaml").write_text(
+        "version: 1\nname: shop\nsource: {url: 'postgresql://u:secret@one/shop'}\n"
+        "shards: {all: {url: 'postgresql://u:secret@two/all', journal: true}}\ntables: {}\n"
+    )
+    shown = program.run("--output", "json", "export", "pgbouncer").expect(0).json["files"]
+    assert ["pgbouncer.ini", "shardmig.ini"] == sorted(shown)
+    program.run("export", "pgbouncer", "--out", str(tmp_path / "out")).expect(0)
+    assert shown == {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert "is there already" in program.run("export", "pgbouncer", "--out", str(tmp_path / "out")).expect(4).cause

@@ -17,7 +17,7 @@ from fixia_shardmig.cutover.pooler_files import (
     target_of,
     without,
 )
-from fixia_shardmig.mapping.shard_map import Endpoint, PgBouncer, ShardMap
+from fixia_shardmig.mapping.load import MappingFile, read_mapping
 from fixia_shardmig.model.errors import RefusedError
 
 FILE = """\
@@ -28,17 +28,15 @@ shop_pros = host=old.db port=5432 dbname=shop pool_size=7 user=web password='it'
 """
 
 
-def a_map(*poolers: PgBouncer) -> ShardMap:
+def a_mapping(directory: Path, poolers: str = "", **env: str) -> MappingFile:
     """Return a mapping of two shards."""
-    return ShardMap(
-        name="shop",
-        file="",
-        source=Endpoint("postgresql://u:pw@one.db:5433/shop"),
-        shards={"pros": Endpoint("postgresql://u:pw@h/p"), "shared": Endpoint("postgresql://u:pw@h/s")},
-        journal_shard="shared",
-        tables={},
-        pgbouncers=poolers,
+    file = directory / "shardmig.yaml"
+    file.write_text(
+        "version: 1\nname: shop\nsource: {url: 'postgresql://u:pw@one.db:5433/shop'}\nshards:\n"
+        "  pros: {url: 'postgresql://u:pw@h/p'}\n  shared: {url: 'postgresql://u:pw@h/s', journal: true}\n"
+        f"{poolers}\ntables: {{}}\n"
     )
+    return read_mapping(file, env)
 
 
 def test_only_host_port_and_database_of_a_line_are_changed() -> None:
@@ -93,9 +91,9 @@ def test_a_file_that_cannot_be_replaced_is_left_alone(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
-def test_the_exported_aliases_are_all_the_one_database() -> None:
+def test_the_exported_aliases_are_all_the_one_database(tmp_path: Path) -> None:
     """The logical split comes before the physical one; no password stands in any of the files."""
-    files = exported(a_map())
+    files = exported(a_mapping(tmp_path))
     assert {"pgbouncer.ini", "shardmig.ini"} == set(files)
     one = Target("one.db", 5433, "shop")
     assert {"shop_pros": one, "shop_shared": one} == listed(files["shardmig.ini"])
@@ -103,15 +101,26 @@ def test_the_exported_aliases_are_all_the_one_database() -> None:
     assert "pw" not in "".join(files.values())
 
 
-def test_each_pooler_of_the_mapping_gets_files_of_its_own() -> None:
+SEVERAL = """
+pgbouncer:
+- {admin_url: "${FIRST:-}", databases_file: /srv/a.ini, aliases: {pros: a, shared: b}}
+- {admin_url: "postgresql://h:6433/pgbouncer", databases_file: /srv/a.ini, aliases: {pros: c, shared: d}}
+"""
+
+
+def test_each_pooler_of_the_mapping_gets_files_of_its_own(tmp_path: Path) -> None:
     """With its own aliases, its own databases file, and the user of its console as the one who may PAUSE."""
-    first = PgBouncer("postgresql://boss@h:6432/pgbouncer", "/srv/a.ini", {"pros": "a", "shared": "b"})
-    second = PgBouncer("postgresql://h:6433/pgbouncer", "/srv/a.ini", {"pros": "c", "shared": "d"})
-    files = exported(a_map(first, second))
+    files = exported(a_mapping(tmp_path, SEVERAL, FIRST="postgresql://boss:pw@h:6432/pgbouncer"))
     assert ["a-2.ini", "a.ini", "pgbouncer-2.ini", "pgbouncer.ini"] == sorted(files)
     assert ({"a", "b"}, {"c", "d"}) == (set(listed(files["a.ini"])), set(listed(files["a-2.ini"])))
     assert "admin_users = boss\n" in files["pgbouncer.ini"]
     assert "admin_users = pgbouncer\n" in files["pgbouncer-2.ini"]
+
+
+def test_a_pooler_is_exported_before_its_console_is_known(tmp_path: Path) -> None:
+    """The files come first, and the variable for its URL afterwards; the aliases are the mapping's even so."""
+    files = exported(a_mapping(tmp_path, SEVERAL))
+    assert {"a", "b"} == set(listed(files["a.ini"]))
 
 
 def test_settings_replace_those_of_the_text() -> None:
