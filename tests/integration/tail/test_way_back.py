@@ -11,7 +11,9 @@ from fixia_shardmig.journal.way_back import SourceBooks
 from fixia_shardmig.model.errors import RefusedError
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.sessions import session
+from fixia_shardmig.runner.ending import finalize
 from fixia_shardmig.runner.returning import BackResult, bring_back
+from fixia_shardmig.runner.status import status
 from fixia_shardmig.runner.switching import cut_over, roll_back
 from tests.fixtures.fix_migrations import EVERYWHERE, SHARDS, Homes, Migration
 
@@ -127,6 +129,52 @@ def test_a_user_who_moved_between_shards_is_kept_whichever_stream_is_faster(swit
     switched.on("south", "INSERT INTO users VALUES (%s, 's', %s, %s)", *rows[0])
     bring(switched)
     assert [("s",)] == switched.on("source", "SELECT kind FROM users WHERE id = %s", rows[0][0])
+
+
+OURS = """
+SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database()
+UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+UNION ALL SELECT 'subscription ' || subname FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database
+    WHERE datname = current_database())
+UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname = 'shardmig'
+UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgname LIKE 'shardmig%'
+"""
+
+
+def test_finalize_leaves_nothing_of_ours_on_any_server(switched: Migration) -> None:
+    """Pitfalls 19 and 63: and it refuses while a client is connected that could write to the old database unseen."""
+    with pytest.raises(RefusedError, match="others are connected to the source"):
+        finalize(switched.context())
+    assert switched.on("source", OURS)
+    assert len(finalize(switched.context(), despite_clients=True).removed) > len(SHARDS)
+    assert {place: [] for place in ("source", *SHARDS)} == {p: switched.on(p, OURS) for p in ("source", *SHARDS)}
+    switched.on("north", "UPDATE kinds SET name = 'free again' WHERE id = 1")
+
+
+def test_status_says_whether_a_rollback_is_possible(switched: Migration) -> None:
+    """Pitfall 73. With every reason why not; a shard whose slot is gone has no way back any more."""
+    before = status(switched.context())
+    assert before.way_back is not None
+    assert (True, "") == (before.way_back.possible, before.way_back.why_not)
+    assert any("nobody brings the shards' writes back" in problem for problem in before.problems)
+    bring(switched)
+    switched.on("south", "SELECT pg_drop_replication_slot('shardmig_test_back_1')")
+    after = status(switched.context())
+    assert after.way_back is not None
+    assert (False, "the slot of south is not there") == (after.way_back.possible, after.way_back.why_not)
+    result = roll_back(switched.context(), dry_run=True, max_pause_s=PAUSE_S)
+    assert "slots" in [gate.name for gate in result.gates if not gate.ok]
+
+
+def test_a_truncate_on_a_shard_takes_that_shards_rows_only(switched: Migration) -> None:
+    """Pitfall 25: the source has the rows of all shards; a table without a key cannot be told apart, and stops it."""
+    switched.on("north", "TRUNCATE users CASCADE")
+    switched.on("north", "INSERT INTO users (kind, email) VALUES ('n', 'the only one')")
+    assert 0 == bring(switched).missed
+    switched.judge(HOMES)
+    switched.on("south", "TRUNCATE notes")
+    with pytest.raises(RefusedError, match="has no key and was truncated on south"):
+        bring(switched)
 
 
 def test_two_shards_with_one_unique_value_stop_the_way_back_with_a_report(switched: Migration) -> None:
