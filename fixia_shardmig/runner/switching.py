@@ -11,11 +11,15 @@ from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesCl
 from fixia_shardmig.cutover.rollback import resume_rollback, rollback
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.way_back import back_state
+from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.postgres.sessions import insert_lsn, session
+from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.returning import has_way_back
 from fixia_shardmig.runner.status import FRESH_S
 from fixia_shardmig.runner.tailing import build_on_all, tail_running
+from fixia_shardmig.tail.tail import MARKER_PREFIX
 
 TAIL_WAIT_S = 30.0
 POLL_S = 0.05
@@ -59,8 +63,8 @@ def cut_over(
             return resume_cutover(context.shard_map, journal, options=options, hands=hands)
         if journal.get().phase not in {Phase.TAILING, Phase.VERIFIED}:
             return _try(context, journal, options, hands)
-        with tail_running(context):
-            _await_tail(journal)
+        with tail_running(context) as check:
+            _await_tail(context, journal, check)
             return _try(context, journal, options, hands)
 
 
@@ -101,8 +105,8 @@ def roll_back(
             return resume_rollback(context.shard_map, journal, options=options, hands=hands)
         if not has_way_back(journal.get()):
             return _try_back(context, journal, options, hands)
-        with tail_running(context):
-            _await_way_back(journal)
+        with tail_running(context) as check:
+            _await_way_back(journal, check)
             return _try_back(context, journal, options, hands)
 
 
@@ -117,29 +121,36 @@ def _try_back(context: Context, journal: Journal, options: CutoverOptions, hands
         return CutoverResult(switched=False, pause_ms=0.0, steps=(), gates=error.gates)
 
 
-def _await_way_back(journal: Journal) -> None:
+def _await_way_back(journal: Journal, check: Callable[[], None]) -> None:
     """Give a tail of the way back that has just begun the time to say where it stands."""
+    stale_until = time.monotonic() + FRESH_S
     deadline = time.monotonic() + TAIL_WAIT_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not _has_failed(check):
         state = back_state(journal)
-        if state is not None and state.age_s < FRESH_S and not state.stopped_by:
+        if state is not None and state.age_s < FRESH_S and (not state.stopped_by or time.monotonic() > stale_until):
             return
         time.sleep(POLL_S)
 
 
-def _await_tail(journal: Journal) -> None:
-    """Give a tail that has just begun the time to say where it stands; the gate judges it afterwards."""
+def _await_tail(context: Context, journal: Journal, check: Callable[[], None]) -> None:
+    """Give a tail that has just begun the time to pass what is there now; the gates judge it, also one that failed."""
+    with session(context.shard_map.source.url, "cutover") as source:
+        now = insert_lsn(source)
+        emit_marker(source, MARKER_PREFIX, b"cutover")
     deadline = time.monotonic() + TAIL_WAIT_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not _has_failed(check):
         state = journal.tail_state()
-        if (
-            state is not None
-            and state.age_s < FRESH_S
-            and not state.stopped_by
-            and state.applied_lsn >= state.source_lsn
-        ):
+        if state is not None and state.age_s < FRESH_S and not state.stopped_by and state.applied_lsn >= now:
             return
         time.sleep(POLL_S)
+
+
+def _has_failed(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except ShardmigError:
+        return True
+    return False
 
 
 def render(result: CutoverResult, *, dry_run: bool, back: bool = False) -> str:
