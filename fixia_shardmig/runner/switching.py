@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from fixia_shardmig.cutover.cutover import cutover
-from fixia_shardmig.cutover.recover import resume_cutover
+from fixia_shardmig.cutover.recover import recover_unfinished, resume_cutover
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
 from fixia_shardmig.cutover.rollback import resume_rollback, rollback
 from fixia_shardmig.journal.journal import Journal
@@ -61,11 +61,19 @@ def cut_over(
     with context.journal() as journal:
         if resume:
             return resume_cutover(context.shard_map, journal, options=options, hands=hands)
+        _lift_left_over(context, journal)
         if journal.get().phase not in {Phase.TAILING, Phase.VERIFIED}:
             return _try(context, journal, options, hands)
         with tail_running(context) as check:
             _await_tail(context, journal, check)
             return _try(context, journal, options, hands)
+
+
+def _lift_left_over(context: Context, journal: Journal) -> None:
+    """Lift the fence of a cutover that was killed before anything is waited for: writers wait behind it."""
+    if journal.get().phase is Phase.FENCED:
+        with session(context.shard_map.source.url, "cutover") as source:
+            recover_unfinished(context.shard_map, journal, source)
 
 
 def _try(context: Context, journal: Journal, options: CutoverOptions, hands: Hands) -> CutoverResult:
