@@ -167,6 +167,9 @@ def take_shards_back(
                 journal.advance(Phase.ROLLING_BACK, Phase.SWITCHED, {EVIDENCE: None})
             for connection in shards.values():
                 open_fence(connection, migration=journal.name, owner=owner, sealed=True)
+                place("rollback.shard_opened")
+            place("rollback.before_undo_commit")
+        place("rollback.undo_committed")
         resume_clients(shard_map, journal, story=EVIDENCE)
         left = [
             f"{name}: {table}"
@@ -175,6 +178,7 @@ def take_shards_back(
                 connection, migration=journal.name, owner=owner, sealed=True, deadline=time.monotonic() + LIFT_S
             )
         ]
+        place("rollback.fences_lifted")
         journal.event("rollback_undone", owner=owner, reason=reason, triggers_left_open=left)
     return True
 
@@ -183,7 +187,7 @@ def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
     with run.step("gates"):
         gates = rollback_gates(run.shard_map, run.journal, run.sides, catalog=catalog, limits=run.options.limits)
         gates += pooler_gates(run.sides, "back", max_pause_s=run.options.max_pause_s)
-        if all(gate.ok for gate in gates if gate.name in {"phase", "way_back", "tail", "lag"}):
+        if all(gate.ok for gate in gates if gate.name in {"phase", "way_back", "tail", "lag", "slots"}):
             gates = (*gates, _rehearsed_drain(run))
     run.journal.event("rollback_gates", closed=[gate.name for gate in gates if not gate.ok])
     return gates
@@ -242,6 +246,7 @@ def _prove(run: Run, catalog: Catalog, began: float) -> tuple[Counts, dict[str, 
     with run.step("drain"):
         markers = _drain(run, deadline - reserve_s, settled=True)
         run.keep(marker_lsns={name: str(lsn) for name, lsn in markers.items()})
+    place("rollback.drained")
     if run.hands.on_drained is not None:
         with run.step("on_drained"):
             run.hands.on_drained()
@@ -251,6 +256,7 @@ def _prove(run: Run, catalog: Catalog, began: float) -> tuple[Counts, dict[str, 
     refuse_late(run, deadline)
     with run.step("sequences"):
         apply_back(run.sides.source, plan_back(run.sides, run.shard_map, catalog))
+        place("rollback.sequences_set")
         run.keep(sequences_set=True)
     refuse_late(run, deadline)
     with run.step("seal"):
@@ -274,6 +280,7 @@ def _fence(run: Run, deadline: float) -> None:
             deadline=deadline,
             back=True,
         )
+        place("rollback.shard_fenced")
 
     run.sides.each_shard(on_shard)
     place("rollback.fenced")
@@ -290,6 +297,7 @@ def _seal(run: Run, deadline: float) -> None:
             lock_timeout_s=run.options.lock_timeout_s,
             deadline=deadline,
         )
+        place("rollback.shard_sealed")
 
     run.sides.each_shard(on_shard)
     place("rollback.sealed")
@@ -381,15 +389,19 @@ def finish_rollback(run: Run, epoch: int) -> str:
         with run.step("open"):
             name = run.shard_map.name
             lift_fence(run.sides.source, migration=name, sealed=True, deadline=time.monotonic() + LIFT_S)
+            place("rollback.source_open")
             if run.hands.on_open is not None:
                 run.hands.on_open()
         doing = "leading the clients back"
         if failure := move_clients(run, "back", epoch):
             return _unfinished(run, epoch, failure)
+        place("rollback.clients_moved")
         doing = "taking the way back down"
         with run.step("way_back"):
             drop_way_back(run.sides, run.shard_map)
+        place("rollback.way_back_dropped")
         run.journal.add_evidence({FINISHED: epoch})
+        place("rollback.finished")
         run.journal.event("rollback_finished", owner=run.owner, epoch=epoch)
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"{doing}: {first_line(error)}")
