@@ -130,12 +130,14 @@ def _try_back(context: Context, journal: Journal, options: CutoverOptions, hands
 
 
 def _await_way_back(journal: Journal, check: Callable[[], None]) -> None:
-    """Give a tail of the way back that has just begun the time to say where it stands."""
-    stale_until = time.monotonic() + FRESH_S
-    deadline = time.monotonic() + TAIL_WAIT_S
-    while time.monotonic() < deadline and not _has_failed(check):
+    """Give a tail of the way back that has just begun the time to say where it stands.
+
+    What was said before we came may be the word of one that has died.
+    """
+    began = time.monotonic()
+    while (waited_s := time.monotonic() - began) < TAIL_WAIT_S and not _has_failed(check):
         state = back_state(journal)
-        if state is not None and state.age_s < FRESH_S and (not state.stopped_by or time.monotonic() > stale_until):
+        if state is not None and state.age_s < min(waited_s, FRESH_S) and (not state.stopped_by or waited_s > FRESH_S):
             return
         time.sleep(POLL_S)
 
