@@ -54,16 +54,9 @@ def _copy_out(chunk: Chunk, leaf: Table, *, shard_map: ShardMap, catalog: Catalo
     columns: list[sql.Composable] = [sql.Identifier("t", column.name) for column in leaf.copied_columns]
     joins: sql.Composable = sql.SQL("")
     if routed:
-        home = home_sql(shard_map, catalog, leaf.root, "t")
+        home = home_sql(shard_map, catalog, leaf.root, "t", as_places=True)
         joins = home.joins
-        arms = [
-            sql.SQL("WHEN {} THEN {}").format(sql.Literal(shard), sql.Literal(number))
-            for number, shard in enumerate(shard_map.shards_of(leaf.root))
-        ]
-        place = sql.SQL("(CASE {} {} ELSE {} END)::int2").format(
-            home.expression, sql.SQL(" ").join(arms), sql.Literal(NO_HOME)
-        )
-        columns.insert(0, place)
+        columns.insert(0, sql.SQL("coalesce({}, {})::int2").format(home.expression, sql.Literal(NO_HOME)))
     upper: sql.Composable = sql.SQL("")
     if chunk.end_page is not None:
         upper = sql.SQL(" AND t.ctid < {}::tid").format(sql.Literal(f"({chunk.end_page},0)"))

@@ -146,7 +146,9 @@ def _source(task: ChunkTask) -> Connection:
     _close_sources(task.source_url)
     connection = connect(task.source_url, "copy reader", autocommit=True)
     try:
-        connection.execute("SELECT set_config('search_path', %s, false)", (task.search_path,))
+        connection.execute(
+            "SELECT set_config('search_path', %s, false), set_config('jit', 'off', false)", (task.search_path,)
+        )  # a chunk's query is short, and what compiling it costs is not made good
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.pgconn.exec_(b"SET TRANSACTION SNAPSHOT '" + task.snapshot.encode() + b"'")
         result = connection.pgconn.exec_(b"SELECT pg_catalog.set_config('work_mem', '64MB', false)")
