@@ -24,7 +24,7 @@ from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar, session
 from fixia_shardmig.schema.dump_text import for_older_server
-from fixia_shardmig.schema.memory import memory_mb, workers_beside
+from fixia_shardmig.schema.memory import is_sorted, memory_mb, workers_beside
 from fixia_shardmig.schema.shard_schema import STAGES, ShardSchema, Statement
 
 LOCK_TIMEOUT_MS = 5_000
@@ -334,7 +334,8 @@ def _open_builder(url: str) -> Connection:
 def _run(connection: Connection, url: str, step: Statement, *, together: int, workers: int) -> None:
     """Run one statement and mark it done, in one transaction; try again while somebody else holds its lock."""
     try:
-        size_mb = memory_mb(step, _table_bytes(connection, step), together=together, workers=workers)
+        table_bytes = _table_bytes(connection, step) if is_sorted(step) else 0
+        size_mb = memory_mb(step, table_bytes, together=together, workers=workers)
         connection.execute(_SIZES, (f"{size_mb}MB", str(workers)))
         for attempt in Retrying(
             retry=retry_if_exception_type((errors.LockNotAvailable, errors.DeadlockDetected)),

@@ -24,17 +24,22 @@ WORKER_MB_MIN = 32
 _SORTED = re.compile(r"\bUSING btree\b|\b(?:PRIMARY KEY|UNIQUE)\b")
 
 
+def is_sorted(step: Statement) -> bool:
+    """Whether a statement sorts a table's keys, so that the table's size says how much memory it needs."""
+    return step.kind in {"INDEX", "CONSTRAINT"} and _SORTED.search(step.sql) is not None
+
+
 def memory_mb(step: Statement, table_bytes: int, *, together: int, workers: int) -> int:
     """Return the maintenance_work_mem for a statement.
 
     Args:
         step: What is to be run.
-        table_bytes: Of its table, without TOAST.
+        table_bytes: Of its table, without TOAST; looked at if it `is_sorted`.
         together: How many statements run at once.
         workers: How many workers of the server it may add.
     """
     most = min(ONE_MB_MAX, TOGETHER_MB_MAX // max(1, together))
-    if step.kind not in {"INDEX", "CONSTRAINT"} or not _SORTED.search(step.sql):
+    if not is_sorted(step):
         return most
     # keys in memory: up to twice those on disk
     one_merge_mb = math.isqrt(2 * table_bytes * MERGE_TAPE_BYTES) // 1024**2
