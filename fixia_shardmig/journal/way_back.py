@@ -121,8 +121,9 @@ def tell_back_state(journal: Journal, state: BackState) -> None:
 
 
 def prepare_back_state(journal: Journal) -> None:
-    """Make the table of the figures where there is none."""
+    """Make the tables of the figures and of a barrier's limits where there are none."""
     journal.connection.execute(_query("state_table"))
+    journal.connection.execute(_query("limit_table"))
 
 
 def back_state(journal: Journal) -> BackState | None:
@@ -135,3 +136,14 @@ def back_state(journal: Journal) -> BackState | None:
     applied = {shard: LSN.parse(pair[0]) for shard, pair in row[1].items()}
     seen = {shard: LSN.parse(pair[1]) for shard, pair in row[1].items()}
     return BackState(row[0], applied, seen, *row[2:])
+
+
+def set_back_limits(journal: Journal, barrier_id: int, limits: Mapping[str, LSN]) -> None:
+    """Tell the tail of the way back up to where it goes in each stream, and no further, under a barrier."""
+    with journal.connection.transaction(), journal.connection.cursor() as cursor:
+        cursor.executemany(_query("set_limit"), [(barrier_id, shard, str(lsn)) for shard, lsn in limits.items()])
+
+
+def back_limits(journal: Journal, barrier_id: int) -> dict[str, LSN]:
+    """Return a barrier's limits by shard, empty before they are known."""
+    return {shard: LSN.parse(lsn) for shard, lsn in journal.connection.execute(_query("limits"), (barrier_id,))}

@@ -50,3 +50,17 @@ ON CONFLICT (single) DO UPDATE SET updated_at = excluded.updated_at, streams = e
 SELECT extract(epoch FROM clock_timestamp() - updated_at)::float8, streams, transactions, changes, changes_per_s,
        contested, missed, blocked_by, stopped_by
 FROM shardmig.back_state;
+
+-- name: limit_table
+CREATE TABLE IF NOT EXISTS shardmig.back_limit (
+    barrier_id bigint NOT NULL,
+    shard text NOT NULL,
+    lsn pg_lsn NOT NULL,
+    PRIMARY KEY (barrier_id, shard)
+);
+
+-- name: set_limit
+INSERT INTO shardmig.back_limit (barrier_id, shard, lsn) VALUES (%s, %s, %s);
+
+-- name: limits
+SELECT shard, lsn::text FROM shardmig.back_limit WHERE barrier_id = %s;

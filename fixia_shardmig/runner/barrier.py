@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.journal.way_back import SourceBooks, set_back_limits
 from fixia_shardmig.model.errors import TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.places import place
@@ -30,6 +31,8 @@ BARRIER_S = 120.0
 """How long the tail may be held in all; then it goes on by itself and the verify has to be started again."""
 
 POLL_S = 0.02
+MOMENTS_TRIED = 20
+"""Moments of the way back that are looked at until one has no contested row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,59 @@ def moment(context: Context, journal: Journal, check_tail: Callable[[], None]) -
         held_ms = round((time.monotonic() - held.began) * 1000)
         journal.event("barrier", lsn=str(held.lsn), held_ms=held_ms)
         yield Moment(held.lsn, held.source, shards, held_ms)
+
+
+@contextmanager
+def moment_of_the_way_back(context: Context, journal: Journal, check_tail: Callable[[], None]) -> Iterator[Moment]:
+    """Make the barrier once the shards have the writes: each stream at an LSN of its own, the source right there.
+
+    `lsn` of the moment is that of the shard with the journal. Rows that are contested just then are not comparable, so
+    another moment is looked for.
+
+    Raises:
+        TemporaryError: Rows were contested at each moment.
+    """
+    for _ in range(MOMENTS_TRIED):
+        with ExitStack() as stack:
+            found = _try_way_back(context, journal, check_tail, stack)
+            if found is not None:
+                journal.event("barrier", lsn=str(found.lsn), held_ms=found.held_ms)
+                yield found
+                return
+    raise TemporaryError(
+        f"rows were contested at {MOMENTS_TRIED} moments", hint="when fewer users move between shards: shardmig verify"
+    )
+
+
+def _try_way_back(
+    context: Context, journal: Journal, check_tail: Callable[[], None], stack: ExitStack
+) -> Moment | None:
+    barrier = journal.request_barrier("verify", BARRIER_S)
+    try:
+        _wait(context, check_tail, lambda: _flag(journal, barrier, "held"), otherwise="the tail does not answer")
+        began = time.monotonic()
+        limits, shards = {}, {}
+        for name, endpoint in context.shard_map.shards.items():
+            limits[name], shards[name] = _snapshot_at_lsn(context, endpoint.url, name, stack)
+        set_back_limits(journal, barrier, limits)
+        for name, endpoint in context.shard_map.shards.items():
+            with session(endpoint.url, f"barrier {name}") as connection:
+                emit_marker(connection, MARKER_PREFIX, b"barrier")
+        _wait(
+            context,
+            check_tail,
+            lambda: _flag(journal, barrier, "reached"),
+            otherwise="the tail of the way back does not reach the barrier",
+        )
+        with session(context.shard_map.source.url, "barrier") as source:
+            if SourceBooks(source).contested_count():
+                return None
+        at_source = own_snapshot(context.shard_map.source.url, "snapshot source", stack)
+        held_ms = round((time.monotonic() - began) * 1000)
+        return Moment(limits[context.shard_map.journal_shard], at_source, shards, held_ms)
+    finally:
+        with suppress(psycopg.Error):
+            journal.release_barrier(barrier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +175,15 @@ def _wait(context: Context, check_tail: Callable[[], None], reached: Callable[[]
 
 def _source_snapshot(context: Context, stack: ExitStack) -> tuple[LSN, SnapshotRef]:
     """Take the snapshot of a temporary slot over into a session of its own, and let the slot go at once."""
-    url = context.shard_map.source.url
+    return _snapshot_at_lsn(context, context.shard_map.source.url, "source", stack)
+
+
+def _snapshot_at_lsn(context: Context, url: str, side: str, stack: ExitStack) -> tuple[LSN, SnapshotRef]:
+    number = 0 if side == "source" else 1 + context.shard_map.shard_names.index(side)
+    name = f"shardmig_verify_{context.shard_map.name}{f'_{number}' if number else ''}"
     with replication_connection(url, "verify slot") as walsender:
         with naming_blockers(context, walsender, next_command="shardmig verify"):
-            made = create_slot(walsender, f"shardmig_verify_{context.shard_map.name}", temporary=True)
+            made = create_slot(walsender, name, temporary=True)
         holder = connect(url, "verify snapshot")
         stack.callback(holder.close)
         holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -25,9 +25,10 @@ from fixia_shardmig.model.errors import (
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
-from fixia_shardmig.runner.barrier import Moment, moment
+from fixia_shardmig.runner.barrier import Moment, moment, moment_of_the_way_back
 from fixia_shardmig.runner.context import Context, refuse_other_plan
 from fixia_shardmig.runner.progress import Progress
+from fixia_shardmig.runner.returning import has_way_back
 from fixia_shardmig.runner.schemas import schema_differences
 from fixia_shardmig.runner.tailing import tail_running
 from fixia_shardmig.verify.result import TableResult, VerifyResult, joined
@@ -35,7 +36,8 @@ from fixia_shardmig.verify.scans import Pacing
 from fixia_shardmig.verify.scans import Progress as Scan
 from fixia_shardmig.verify.verification import verify
 
-VERIFIABLE = frozenset({Phase.TAILING, Phase.VERIFIED})
+VERIFIABLE = frozenset({Phase.TAILING, Phase.VERIFIED, Phase.SWITCHED})
+"""After the switch the source is held to what the shards have: by the tail of the way back."""
 
 MOMENTS_MAX = 10_000
 """Moments of one pass. Each compares a table at least, and no database has so many."""
@@ -106,6 +108,10 @@ def operating(context: Context) -> Iterator[Journal]:
         if migration.phase not in VERIFIABLE:
             raise RefusedError(
                 f"in phase {migration.phase.value} the two sides are not meant to be equal", hint="shardmig status"
+            )
+        if migration.phase is Phase.SWITCHED and not has_way_back(migration):
+            raise RefusedError(
+                "the cutover was made without a way back: the source stands still", hint="shardmig status"
             )
         refuse_other_plan(context, migration, journal)
         yield journal
@@ -195,7 +201,8 @@ def _at_a_moment(
         else:
             kept.forget()
 
-    with tail_running(context) as check_tail, moment(context, journal, check_tail) as at:
+    find = moment_of_the_way_back if journal.get().phase is Phase.SWITCHED else moment
+    with tail_running(context) as check_tail, find(context, journal, check_tail) as at:
         context.say(f"comparing at {at.lsn}; the tail was held for {at.held_ms} ms")
         age_s = options.max_snapshot_age_s
         return compare(
@@ -261,6 +268,9 @@ def _record(journal: Journal, result: VerifyResult, *, began_at: datetime, whole
     }
     journal.event("verified", whole=whole, **evidence)
     phase = journal.get().phase
+    if phase is Phase.SWITCHED:
+        journal.add_evidence({f"back_{name}": value for name, value in evidence.items()})
+        return
     if not whole and result.equal:
         return
     journal.add_evidence(evidence)

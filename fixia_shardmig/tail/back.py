@@ -20,7 +20,14 @@ import psycopg
 from psycopg import errors
 
 from fixia_shardmig.journal.journal import Journal
-from fixia_shardmig.journal.way_back import APPLY_SETTING, BackState, SourceBooks, prepare_back_state, tell_back_state
+from fixia_shardmig.journal.way_back import (
+    APPLY_SETTING,
+    BackState,
+    SourceBooks,
+    back_limits,
+    prepare_back_state,
+    tell_back_state,
+)
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
@@ -31,12 +38,13 @@ from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
-from fixia_shardmig.tail.contested import MARKER_PREFIX, Contested
+from fixia_shardmig.tail.contested import Contested
 from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.merge_back import MergeBack, changes_of
 from fixia_shardmig.tail.receiver import Receiver
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import TailTables
+from fixia_shardmig.tail.tail import MARKER_PREFIX, lsn_of
 
 BATCH_CHANGES: Final = 20_000
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -106,6 +114,7 @@ class _BackStream:
         self.receiver = receiver
         self.position = position
         self.moved_at = 0.0
+        self.limit: LSN | None = None
         self._queue: deque[Item] = deque()
         self._held: _Batch | None = None
 
@@ -119,9 +128,14 @@ class _BackStream:
         if len(self._queue) < BATCH_CHANGES:
             self._queue.extend(self.receiver.take(0.0))
 
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether everything below the limit is applied, and nothing else."""
+        return self.limit is not None and self._held is None and self.position >= self.limit
+
     def next(self) -> _Batch | None:
         """Return what to apply next; the same again until `applied` says that it is."""
-        if self._queue and (self._held is None or not self._held.transactions):
+        if self._queue and not self.is_at_limit and (self._held is None or not self._held.transactions):
             before, self._held = self._held, self._gather()
             if before is not None:
                 self._held.end = max(before.end, self._held.end)
@@ -152,7 +166,12 @@ class _BackStream:
         batch = _Batch([], self.position)
         changes = size_bytes = 0
         while self._queue and changes < BATCH_CHANGES and size_bytes < BATCH_BYTES:
-            item = self._queue.popleft()
+            item = self._queue[0]
+            if self.limit is not None and lsn_of(item) >= self.limit:
+                batch.end = max(batch.end, self.limit)
+                batch.urgent = True
+                break
+            self._queue.popleft()
             if isinstance(item, Transaction):
                 batch.end = item.end_lsn
                 if item.commit_lsn < self.position or item.origin is not None:
@@ -201,6 +220,7 @@ class BackTail:
         self._rate = (time.monotonic(), 0, 0.0)
         self._hurry = False
         self._conflict: _Conflict | None = None
+        self._barrier: int | None = None
         prepare_back_state(journal)
         with ExitStack() as opened:
             self._open(opened, catalog, spool)
@@ -290,14 +310,36 @@ class BackTail:
         if self._due("heartbeat", HEARTBEAT_S):
             for reader in self._readers.values():
                 emit_marker(reader, MARKER_PREFIX, b"heartbeat")
-        if not self._due("control", CONTROL_S):
+        if not self._due("control", CONTROL_S if self._barrier is None else WAIT_S):
             return True
+        self._look_for_barrier()
         phase = self.journal.get().phase
         self._hurry = self._hurry or phase is Phase.ROLLING_BACK
         return phase in FOLLOWING
 
+    def _look_for_barrier(self) -> None:
+        """Hold while somebody asks for it, go exactly to where he says in each stream, and say so (see barrier.md)."""
+        barrier = self.journal.barrier()
+        if barrier is None:
+            self._barrier = None
+            for stream in self._streams:
+                stream.limit = None
+            return
+        if self._barrier is None and len(self._merge.contested):
+            return  # contested rows are read from the future of a limit: they are settled before it
+        if self._barrier != barrier.id:
+            self._barrier = barrier.id
+            self.journal.barrier_held(barrier.id)
+        limits = back_limits(self.journal, barrier.id)
+        for stream in self._streams:
+            stream.limit = limits.get(stream.shard)
+        if limits and not barrier.reached and all(stream.is_at_limit for stream in self._streams):
+            self.journal.barrier_reached(barrier.id)
+
     def _turn(self) -> bool:
         """Receive and apply once; returns whether there was anything."""
+        if self._barrier is not None and any(stream.limit is None for stream in self._streams):
+            return False
         for stream in self._streams:
             stream.receive()
             stream.receiver.acknowledge(stream.position)

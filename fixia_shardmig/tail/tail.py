@@ -306,7 +306,7 @@ class Tail:
         """Take items off the queue into batches; True as soon as everything below the limit has been taken."""
         while self._queue and not self._slowed():
             item = self._queue[0]
-            at = _lsn_of(item)
+            at = lsn_of(item)
             if limit is not None and at >= limit:
                 return True
             self._queue.popleft()
@@ -425,7 +425,7 @@ class Tail:
                     batch.append(item)
                     complete = complete or item.end_lsn >= end
                 else:
-                    complete = complete or _lsn_of(item) >= end
+                    complete = complete or lsn_of(item) >= end
                     self._queue.append(item)
         return batch
 
@@ -519,7 +519,8 @@ class Tail:
             return  # the journal is what went away; the error itself is on its way to the operator
 
 
-def _lsn_of(item: Item) -> LSN:
+def lsn_of(item: Item) -> LSN:
+    """Return where an item of the stream stands; everything below it came before it."""
     match item:
         case Transaction():
             return item.commit_lsn

@@ -15,6 +15,7 @@ from fixia_shardmig.runner.ending import finalize
 from fixia_shardmig.runner.returning import BackResult, bring_back
 from fixia_shardmig.runner.status import status
 from fixia_shardmig.runner.switching import cut_over, roll_back
+from fixia_shardmig.runner.verifying import verify_now
 from tests.fixtures.fix_migrations import EVERYWHERE, SHARDS, Homes, Migration
 
 TABLES = """
@@ -139,6 +140,17 @@ UNION ALL SELECT 'subscription ' || subname FROM pg_subscription WHERE subdbid =
 UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname = 'shardmig'
 UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgname LIKE 'shardmig%'
 """
+
+
+def test_verify_after_the_switch_compares_the_source_with_what_the_shards_have(switched: Migration) -> None:
+    """At one moment of every stream; a row that somebody changed on the source behind the fence is found."""
+    switched.on("north", "INSERT INTO users (kind, email) VALUES ('n', 'new@north')")
+    result = verify_now(switched.context())
+    assert result.equal, result.differences
+    switched.on("source", "SELECT set_config('shardmig.apply', 'test', false)")
+    switched.on("source", "UPDATE users SET email = 'by hand' WHERE email = 'new@north'")
+    again = verify_now(switched.context())
+    assert ["differing"] == [difference.kind for difference in again.differences]
 
 
 def test_finalize_leaves_nothing_of_ours_on_any_server(switched: Migration) -> None:
