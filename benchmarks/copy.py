@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -21,8 +22,17 @@ from benchmarks.servers import copy_schema, program, tables
 OURS = "shardmig, three shards"
 
 
-def measure(market: Market, rounds: int) -> str:
-    """Return the section about copy."""
+def measure_alone(market: Market, rounds: int) -> str:
+    """Return a section about our copy beside nobody's: what becomes of it when there is more to copy."""
+    say("copy, shardmig alone")
+    ours_whole = present(race([Contender(OURS, lambda _: _ours(market))], rounds)[0])
+    compared = Comparison("With keys, indexes and foreign keys", market.rows, "rows", ours_whole, ())
+    parts = markdown.parts("Where shardmig's time goes", ours_whole)
+    return f"{market.text()}\n\n{markdown.comparison(compared)}\n{parts}"
+
+
+def measure(market: Market, rounds: int, *, kept: Path | None = None) -> str:
+    """Return the section about copy; rounds of earlier runs are kept in a file, and count."""
     say("copy")
     whole, clone, data, subscription, psql = race(
         [
@@ -33,6 +43,7 @@ def measure(market: Market, rounds: int) -> str:
             Contender("psql \\copy binary, one pipe a table, one target", lambda _: _psql(market)),
         ],
         rounds,
+        kept=kept,
     )
     ours_whole = present(whole)
     ours_data = ours_whole.part(ours.DATA, OURS)
@@ -55,7 +66,7 @@ def _ours(market: Market) -> Sample:
         market.servers.calm()
         done = run_apart(ours.migrate, migration, market.servers.jobs)
         market.check(OURS, *migration.shard_urls.values(), migration=migration)
-    return Sample(done.seconds, done.peak_bytes, done.value)
+    return Sample(done.seconds, done.peak_bytes, done.value, done.worker_peak_bytes)
 
 
 def _clone(market: Market) -> Sample:

@@ -15,11 +15,13 @@ class Sample:
         seconds: Of the whole.
         peak_bytes: The largest resident memory of the client's processes together, where that was watched.
         parts: Seconds of parts of the whole, by name.
+        worker_peak_bytes: The largest that one of its worker processes ever had.
     """
 
     seconds: float
     peak_bytes: int | None = None
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    worker_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,12 @@ class Series:
     def peak_bytes(self) -> int | None:
         """Return the largest peak of all rounds, or None where memory was not watched."""
         return max((sample.peak_bytes for sample in self.samples if sample.peak_bytes is not None), default=None)
+
+    @property
+    def worker_peak_bytes(self) -> int | None:
+        """Return the largest that a worker process had in any round, or None where there was none."""
+        found = (sample.worker_peak_bytes for sample in self.samples)
+        return max((peak for peak in found if peak is not None), default=None)
 
     def part(self, part: str, name: str) -> Series:
         """Return a series of one part alone, under a name of its own; it knows nothing of memory."""

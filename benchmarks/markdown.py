@@ -50,8 +50,14 @@ def _row(compared: Comparison, series: Series) -> tuple[str, ...]:
         seconds(series.median_s),
         f"{thousands_per_s(compared.amount, series.median_s):,.1f}",
         "1" if is_ours else f"{speed_ratio(compared.ours, series):.2f}",
-        "" if peak is None else f"{peak / MEBIBYTE:,.0f} MiB",
+        "" if peak is None else _memory(peak, series.worker_peak_bytes),
     )
+
+
+def _memory(peak: int, worker_peak: int | None) -> str:
+    """Return the memory of all processes, and the largest of a worker."""
+    of_worker = "" if worker_peak is None else f"; a worker {worker_peak / MEBIBYTE:,.0f} MiB"
+    return f"{peak / MEBIBYTE:,.0f} MiB{of_worker}"
 
 
 def parts(title: str, series: Series) -> str:

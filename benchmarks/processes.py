@@ -1,7 +1,7 @@
 """Runs a contender in processes of its own, for a bounded time, and watches how much memory they take.
 
 Memory is the resident set of a process and all its descendants, summed and sampled: what processes share is counted in
-each, and a peak between two samples is not seen.
+each, and a peak between two samples is not seen. A worker's own peak is the kernel's `VmHWM`, which misses none.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ RUN_S_MAX = 3600.0
 
 SAMPLE_S = 0.05
 END_S = 10.0
+WORKER = "--multiprocessing-fork"
+"""What multiprocessing gives a worker among its arguments."""
+
 OUTPUT_SHOWN = 2000
 
 T = TypeVar("T")
@@ -38,11 +41,12 @@ _VARIABLES = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": 
 
 
 class PeakMemory:
-    """Watches a process and its descendants in a thread while its block runs; then `peak_bytes` is known."""
+    """Watches a process and its descendants in a thread while its block runs; then its figures are known."""
 
     def __init__(self, pid: int) -> None:
         """Name the process."""
         self.peak_bytes = 0
+        self.worker_peak_bytes: int | None = None
         self._pid = pid
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak memory", daemon=True)
@@ -59,28 +63,43 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self.peak_bytes = max(self.peak_bytes, _resident_bytes(self._pid))
+            resident_bytes, worker_bytes = _memory_bytes(self._pid)
+            self.peak_bytes = max(self.peak_bytes, resident_bytes)
+            self.worker_peak_bytes = max(self.worker_peak_bytes or 0, worker_bytes) or None
             if self._done.wait(SAMPLE_S):
                 return
 
 
-def _resident_bytes(pid: int) -> int:
-    total = 0
+def _memory_bytes(pid: int) -> tuple[int, int]:
+    """Return what a process and its descendants have together, and the most that one of its workers ever had."""
+    total = worker = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        for member in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
+        command = process.cmdline()
+        total = process.memory_info().rss
+        for member in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                 total += member.memory_info().rss
-    return total
+                if (
+                    WORKER in (its := member.cmdline()) and its != command
+                ):  # as long as that is its parent's it has forked
+                    worker = max(worker, _high_water_bytes(member.pid))
+    return total, worker
+
+
+def _high_water_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Apart(Generic[T]):
-    """What a function returned in a process of its own, how long it took there, and the process' peak memory."""
+    """What a function returned in a process of its own, how long it took there, and the most memory it had."""
 
     value: T
     seconds: float
     peak_bytes: int
+    worker_peak_bytes: int | None
 
 
 def run_apart(function: Callable[..., T], *arguments: object) -> Apart[T]:
@@ -108,7 +127,7 @@ def run_apart(function: Callable[..., T], *arguments: object) -> Apart[T]:
         process.join(END_S)
     if failure:
         raise ShardmigError(f"{function.__name__} failed: {failure}", hint="see its traceback above")
-    return Apart(value, seconds, memory.peak_bytes)
+    return Apart(value, seconds, memory.peak_bytes, memory.worker_peak_bytes)
 
 
 def _report(pipe: Pipe, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:

@@ -6,9 +6,11 @@ with a hole, or with a wrong result, is worse than none.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from benchmarks.figures import Missing, Sample, Series
 from benchmarks.markdown import seconds
@@ -27,9 +29,13 @@ class Contender:
     run: Callable[[int], Sample]
 
 
-def race(contenders: Sequence[Contender], rounds: int) -> list[Series | Missing]:
-    """Return each contender's measurements, in the contenders' order."""
-    samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
+def race(contenders: Sequence[Contender], rounds: int, *, kept: Path | None = None) -> list[Series | Missing]:
+    """Return each contender's measurements, in the contenders' order.
+
+    With `kept`, a file of earlier runs' rounds, those count too, and each round is added to it when it has ended.
+    """
+    earlier = json.loads(kept.read_text("utf-8")) if kept and kept.exists() else {}
+    samples = {contender.name: [Sample(**one) for one in earlier.get(contender.name, [])] for contender in contenders}
     missing: dict[str, Missing] = {}
     for number in range(rounds):
         for contender in contenders:
@@ -43,6 +49,8 @@ def race(contenders: Sequence[Contender], rounds: int) -> list[Series | Missing]
             else:
                 samples[contender.name].append(sample)
                 say(f"  round {number + 1}: {contender.name}: {seconds(sample.seconds)} s")
+        if kept is not None:
+            kept.write_text(json.dumps({name: list(map(asdict, found)) for name, found in samples.items()}), "utf-8")
     return [missing.get(name) or Series(name, tuple(found)) for name, found in samples.items()]
 
 

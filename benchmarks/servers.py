@@ -1,7 +1,7 @@
 """The two clusters of a run and the settings that all contenders share.
 
 Source and targets are two servers on one machine, as the demo has them. Everything lies in one temporary directory and
-is gone at the end, however the run ends.
+is gone at the end, however the run ends; or in a directory that is kept, where the next run finds the source as it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,17 +73,29 @@ def settings_of(jobs: int) -> dict[str, str]:
 
 
 @contextmanager
-def servers(jobs: int) -> Iterator[Servers]:
-    """Start both clusters; stop and remove them at the end, whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="shardmig-bench-", ignore_cleanup_errors=True) as folder:
-        place = Path(folder)
+def servers(jobs: int, *, keep: Path | None = None) -> Iterator[Servers]:
+    """Start both clusters; stop them at the end, whatever happens, and remove what is not to be kept."""
+    with ExitStack() as stack:
+        folder = tempfile.TemporaryDirectory(prefix="shardmig-bench-", ignore_cleanup_errors=True)
+        place = keep.resolve() if keep else Path(stack.enter_context(folder))
+        place.mkdir(exist_ok=True)
         place.chmod(0o755)  # the servers run as another user where we are root
-        os.environ[SPOOL_VARIABLE] = folder  # also for the processes that are measured
-        with (
-            Cluster.create(place / "source", major=MAJOR, settings=settings_of(jobs)) as source,
-            Cluster.create(place / "target", major=MAJOR, settings=settings_of(jobs)) as target,
-        ):
-            yield Servers(source, target, place, jobs)
+        os.environ[SPOOL_VARIABLE] = str(place)  # also for the processes that are measured
+        source, target = (stack.enter_context(_cluster(place / name, jobs)) for name in ("source", "target"))
+        yield Servers(source, target, place, jobs)
+
+
+def _cluster(place: Path, jobs: int) -> Cluster:
+    """Return a cluster that is new, or that an earlier run has kept with its password beside it."""
+    secret = place.with_suffix(".password")
+    if secret.exists():
+        kept = Cluster(place, major=MAJOR, settings=settings_of(jobs), port=None)
+        kept.password = secret.read_text("utf-8")
+        return kept
+    made = Cluster.create(place, major=MAJOR, settings=settings_of(jobs))
+    secret.touch(mode=0o600)
+    secret.write_text(made.password, "utf-8")
+    return made
 
 
 def program(name: str) -> Path:

@@ -61,3 +61,10 @@ def test_a_page_without_the_section_is_refused(page: str) -> None:
     """An hour's figures are not dropped silently: the page is looked at before the run."""
     with pytest.raises(RefusedError, match="no section copy"):
         markdown.placed(page, "copy", "figures")
+
+
+def test_the_memory_of_a_worker_stands_beside_that_of_all() -> None:
+    """The bound is a worker's, however many of them there are."""
+    alone = Series("ours", (Sample(1.0, 300 << 20, {}, 40 << 20), Sample(1.0, 200 << 20, {}, 50 << 20)))
+    text = markdown.comparison(Comparison("Copy", 1000, "rows", alone, ()))
+    assert "| 300 MiB; a worker 50 MiB |" in text
