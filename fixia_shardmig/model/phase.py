@@ -36,7 +36,7 @@ EDGES: dict[Phase, frozenset[Phase]] = {
     Phase.FENCED: frozenset({Phase.TAILING, Phase.SWITCHED}),
     Phase.SWITCHED: frozenset({Phase.FINALIZED, Phase.ROLLING_BACK}),
     Phase.ROLLING_BACK: frozenset({Phase.SWITCHED, Phase.ROLLED_BACK}),
-    Phase.ROLLED_BACK: frozenset(),
+    Phase.ROLLED_BACK: frozenset({Phase.ABORTED}),
     Phase.FINALIZED: frozenset(),
     Phase.ABORTED: frozenset(),
 }

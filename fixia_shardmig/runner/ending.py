@@ -1,4 +1,4 @@
-"""Ends a migration: before its cutover by `abort`, after it, or after a rollback, by `finalize`.
+"""Ends a migration: by `abort` while the source has the writes, by `finalize` after a cutover or a rollback.
 
 Nothing of ours stays on the source or the shards: the data does, and after an abort only if it is wanted.
 """
@@ -23,6 +23,7 @@ from fixia_shardmig.journal.journal import Journal, drop_from, end_copy_writers
 from fixia_shardmig.journal.records import Migration
 from fixia_shardmig.model.errors import SAME_COMMAND, HeldError, RefusedError, TemporaryError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.publications import drop_publication
 from fixia_shardmig.postgres.sessions import Connection, scalar, session
 from fixia_shardmig.postgres.slots import drop_slot
@@ -47,7 +48,7 @@ class EndResult:
 
 
 def abort(context: Context, *, drop_targets: bool = False, drop_spool: bool = False) -> EndResult:
-    """Drop slot, publication, fence, journal and checkpoints; with `drop_targets` the copied tables too.
+    """Drop slots, publications, fences, journal and checkpoints; with `drop_targets` the copied tables too.
 
     A spool is deleted with `drop_spool`; else it is said where it lies.
 
@@ -66,6 +67,7 @@ def abort(context: Context, *, drop_targets: bool = False, drop_spool: bool = Fa
         if migration is not None and migration.phase not in {Phase.FENCED, Phase.ABORTED}:
             journal.advance(migration.phase, Phase.ABORTED)
         removed = _clear_source(context, begun=migration is not None)
+        removed += _clear_way_back(context, keep_references=False)
         for name, endpoint in context.shard_map.shards.items():
             if name != context.shard_map.journal_shard:
                 removed += _clear_shard(context, endpoint.url, name, drop_targets=drop_targets)
@@ -147,15 +149,13 @@ def _clear_way_back(context: Context, *, keep_references: bool) -> list[str]:
         drop_way_back(sides, context.shard_map, keep_references=keep_references)
         for connection in sides.shards.values():
             lift_fence(connection, migration=context.shard_map.name, sealed=True, deadline=time.monotonic() + LIFT_S)
+            place("ending.shard_opened")
     kept = "; the reference tables' subscriptions stay" if keep_references else ""
     return [f"shards: slots and publications of the way back dropped{kept}"]
 
 
 def _clear_finished(context: Context, journal: Journal, *, keep_references: bool, keep_journal: bool) -> list[str]:
     removed = _clear_source(context, begun=True)
-    with session(context.shard_map.source.url, "finalize") as source:
-        drop_from(source)
-        removed.append("source: positions and contested rows dropped")
     for name, endpoint in context.shard_map.shards.items():
         if name == context.shard_map.journal_shard and keep_journal:
             removed.append(f"{name}: the journal stays")
@@ -178,11 +178,16 @@ def _clear_source(context: Context, *, begun: bool) -> list[str]:
     with session(context.shard_map.source.url, "abort") as source:
         if fence_state(source).kind is not FenceKind.NONE:
             _lift(context, source, sealed=begun)
+            place("ending.source_opened")
             removed.append("source: fence lifted")
         if drop_slot(source, name):
             removed.append(f"source: replication slot {name} dropped")
+            place("ending.source_slot_dropped")
         if drop_publication(source, name):
+            place("ending.source_publication_dropped")
             removed.append(f"source: publication {name} dropped")
+        drop_from(source)
+        place("ending.books_dropped")
     return removed
 
 
@@ -215,6 +220,7 @@ def _clear(context: Context, connection: Connection, name: str, *, drop_targets:
             removed.append(f"{name}: {_drop_targets(context, connection)}")
         drop_from(connection)
         removed.append(f"{name}: journal and checkpoints dropped")
+    place("ending.shard_cleared")
     return removed
 
 

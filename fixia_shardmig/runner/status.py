@@ -36,7 +36,7 @@ NEXT_STEPS: dict[Phase, tuple[str, ...]] = {
     Phase.FENCED: ("shardmig cutover --resume",),
     Phase.SWITCHED: ("shardmig tail", "shardmig rollback --dry-run", "shardmig finalize"),
     Phase.ROLLING_BACK: ("shardmig rollback --resume",),
-    Phase.ROLLED_BACK: ("shardmig finalize",),
+    Phase.ROLLED_BACK: ("shardmig finalize", "shardmig abort --drop-targets"),
 }
 
 

@@ -11,7 +11,7 @@ from fixia_shardmig.journal.way_back import SourceBooks
 from fixia_shardmig.model.errors import RefusedError
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.sessions import session
-from fixia_shardmig.runner.ending import finalize
+from fixia_shardmig.runner.ending import abort, finalize
 from fixia_shardmig.runner.returning import BackResult, bring_back
 from fixia_shardmig.runner.status import status
 from fixia_shardmig.runner.switching import cut_over, roll_back
@@ -122,6 +122,9 @@ def test_a_rollback_brings_every_write_and_the_source_takes_writes_again(switche
     assert new[0] > max(id_ for shard in SHARDS for (id_,) in switched.rows(shard, "users", "id"))
     with pytest.raises(psycopg.Error, match="moved back to the source"):
         switched.on("north", "INSERT INTO users (kind) VALUES ('n')")
+    abort(switched.context(), drop_targets=True)
+    assert {place: [] for place in ("source", *SHARDS)} == {p: switched.on(p, OURS) for p in ("source", *SHARDS)}
+    assert [] == switched.on("north", "SELECT relname FROM pg_class WHERE relname = 'users'")
 
 
 def test_a_user_who_moved_between_shards_is_kept_whichever_stream_is_faster(switched: Migration) -> None:
