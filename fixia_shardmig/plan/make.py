@@ -24,6 +24,8 @@ from fixia_shardmig.placement.references import ForeignKeyFate, foreign_key_fate
 from fixia_shardmig.plan.checks import run_checks
 from fixia_shardmig.plan.findings import Finding, Look, Severity, Target, listed, row
 from fixia_shardmig.plan.placing import (
+    GLANCE_PAGES,
+    SAMPLE_PAGES,
     Counted,
     Counter,
     Homeless,
@@ -129,7 +131,8 @@ class _Numbers:
 def _count(url: str, look: Look, *, estimates: bool, only_blockers: bool, say: Callable[[str], None]) -> _Numbers:
     failed: list[Finding] = []
     references = [] if only_blockers else list(_references(look.shard_map, look.catalog, look.fates))
-    with open_counter(url, look.shard_map, look.catalog, sampled=estimates, jobs=JOBS) as counter:
+    sample_pages = (GLANCE_PAGES if only_blockers else SAMPLE_PAGES) if estimates else None
+    with open_counter(url, look.shard_map, look.catalog, sample_pages=sample_pages, jobs=JOBS) as counter:
         rules = look.shard_map.tables
         names = sorted(
             name for name in rules if name in look.catalog.tables and (may_lack_home(rules[name]) or not only_blockers)

@@ -34,6 +34,9 @@ from fixia_shardmig.postgres.sessions import Connection, connect, scalar
 
 SAMPLE_PAGES = 2_000
 """How much of a table a sample reads: 16 MB, a fraction of a second even where each page is a seek."""
+GLANCE_PAGES = 200
+"""How much is read before a copy: what many rows share is seen in as little, and the copy looks at every row."""
+
 KEYS_SHOWN = 3
 VALUES_SHOWN = 5
 _WHOLE = 100.0
@@ -84,7 +87,9 @@ class Counter:
 
     shard_map: ShardMap
     catalog: Catalog
-    sampled: bool
+    sample_pages: int | None
+    """How much of a table is read; None for all of it."""
+
     sessions: SimpleQueue[Connection] = field(default_factory=SimpleQueue)
 
     def count(self, name: TableName) -> Counted:
@@ -182,7 +187,7 @@ class Counter:
 
     def _percent(self, name: TableName) -> float:
         pages = sum(leaf.pages for leaf in leaves(self.catalog, name))
-        return min(_WHOLE, _WHOLE * SAMPLE_PAGES / pages) if self.sampled and pages else _WHOLE
+        return min(_WHOLE, _WHOLE * self.sample_pages / pages) if self.sample_pages and pages else _WHOLE
 
     def _total(self, query: sql.Composed, name: TableName) -> int:
         return sum(int(rows) for _, rows in self._rows(query, name))
@@ -223,9 +228,11 @@ def leaves(catalog: Catalog, name: TableName) -> tuple[Table, ...]:
 
 
 @contextmanager
-def open_counter(url: str, shard_map: ShardMap, catalog: Catalog, *, sampled: bool, jobs: int) -> Iterator[Counter]:
+def open_counter(
+    url: str, shard_map: ShardMap, catalog: Catalog, *, sample_pages: int | None, jobs: int
+) -> Iterator[Counter]:
     """Open so many read-only sessions on one snapshot of the source."""
-    counter = Counter(shard_map, catalog, sampled)
+    counter = Counter(shard_map, catalog, sample_pages)
     opened: list[Connection] = []
     try:
         snapshot = ""

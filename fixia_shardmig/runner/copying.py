@@ -45,6 +45,7 @@ from fixia_shardmig.runner.spooling import SpoolOptions, Start, spooling
 from fixia_shardmig.runner.throttling import throttling
 from fixia_shardmig.schema.apply import apply_pre_data, run_stage
 from fixia_shardmig.schema.build import build_all
+from fixia_shardmig.schema.shard_schema import ShardSchema
 
 MAX_SNAPSHOT_AGE_S = 7200.0
 BLOCKERS_AFTER_S = 2.0
@@ -102,16 +103,23 @@ def prepare_schema(context: Context, journal: Journal) -> Migration:
     if migration.phase is not Phase.PLANNED:
         return migration
     schemas = build_all(context.shard_map.source.url, context.shard_map, context.catalog)
-    for name, endpoint in context.shard_map.shards.items():
-        with session(endpoint.url, "schema") as connection:
-            made = apply_pre_data(connection, schemas[name])
-            place("copy.before_tables_commit")
-        with session(endpoint.url, "schema") as connection:
-            prepare_shard(connection)
-        place("copy.shard_prepared")
-        if made:
-            context.say(f"{name}: tables made; {len(schemas[name].dropped)} foreign keys end at the split")
+    shards = context.shard_map.shards
+    with ThreadPoolExecutor(len(shards), thread_name_prefix="schema") as pool:
+        for future in [pool.submit(_prepare_shard, context, name, schemas[name]) for name in shards]:
+            future.result()
     return migration
+
+
+def _prepare_shard(context: Context, name: str, schema: ShardSchema) -> None:
+    url = context.shard_map.shards[name].url
+    with session(url, "schema") as connection:
+        made = apply_pre_data(connection, schema)
+        place("copy.before_tables_commit")
+    with session(url, "schema") as connection:
+        prepare_shard(connection)
+    place("copy.shard_prepared")
+    if made:
+        context.say(f"{name}: tables made; {len(schema.dropped)} foreign keys end at the split")
 
 
 def copy(context: Context, options: CopyOptions) -> CopyResult:

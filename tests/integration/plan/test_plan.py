@@ -123,7 +123,7 @@ def test_the_text_names_every_table_and_no_secret(market: Split) -> None:
 
 def test_a_sample_comes_near_and_says_so(planned: Callable[..., Planned], monkeypatch: pytest.MonkeyPatch) -> None:
     """With estimates a part of the pages is read; the plan is marked as not exact."""
-    monkeypatch.setattr("fixia_shardmig.plan.placing.SAMPLE_PAGES", 40)
+    monkeypatch.setattr("fixia_shardmig.plan.make.SAMPLE_PAGES", 40)
     ddl = (
         "INSERT INTO users SELECT 'x' || n, CASE WHEN n % 4 = 0 THEN 'professional' ELSE 'client' END "
         "FROM generate_series(1, 40000) n; ANALYZE users"
