@@ -176,7 +176,7 @@ def one_round(places: Places, seed: int, *, kills_max: int, directory: Path) -> 
     """
     began = time.monotonic()
     rng = random.Random(seed)
-    program = Program(directory, plain_environment(directory), MAPPING)
+    program = Program(directory, plain_environment(directory), MAPPING, anew=True)
     with places.databases() as (source, shards):
         program.env |= {"PRIMARY_DATABASE_URL": source, **{f"{s.upper()}_DB_URL": url for s, url in shards.items()}}
         tortured = Round(seed, min(kills_max, rng.randint(*KILLS_A_ROUND)), program, rng)
