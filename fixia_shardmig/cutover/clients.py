@@ -36,7 +36,9 @@ def pause_clients(run: Run, began: float) -> None:
     if not run.sides.poolers:
         return
     since = datetime.now(UTC).isoformat()
-    run.journal.add_evidence({WAITING: {"story": run.story, "owner": run.owner, "since": since}})
+    with run.journal.connection.transaction():
+        run.journal.connection.execute("SET LOCAL synchronous_commit = on")
+        run.journal.add_evidence({WAITING: {"story": run.story, "owner": run.owner, "since": since}})
     place("pooler.noted")
     with run.step("pause"):
         run.sides.poolers.pause(began + run.options.max_pause_s * PAUSE_SHARE)

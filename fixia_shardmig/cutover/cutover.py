@@ -34,13 +34,14 @@ from fixia_shardmig.cutover.sequences import (
 from fixia_shardmig.cutover.sides import open_sides
 from fixia_shardmig.cutover.switch import RESUME, finish, first_line, switch, take_back
 from fixia_shardmig.cutover.watchdog import watched
-from fixia_shardmig.cutover.way_back import prepare_way_back
+from fixia_shardmig.cutover.way_back import BACK_SLOTS, begin_way_back, forget_slots, make_slots
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, StoppedError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import insert_lsn, is_open
@@ -58,6 +59,9 @@ REHEARSAL_SHARE: Final = 0.5
 """A rehearsed drain that takes more of `max_pause` than this closes the gate."""
 
 STATE_POLL_S: Final = 0.02
+
+SLOTS_S_MAX: Final = 30.0
+"""How long the slots of the way back may take: they wait for every transaction that is open on the shards' servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, h
             return _rehearse(run, catalog, gates)
         if any(not gate.ok for gate in gates):
             raise GatesClosedError(gates)
-        with watched(run):
+        with watched(run), journal.hurrying():
+            _make_slots(run)
             began = time.monotonic()
             proven, epoch = _switch_or_take_back(run, catalog, began)
             unfinished = finish(run, epoch)
@@ -196,6 +201,7 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
     with run.step("drain"):
         drained = _drain(run, deadline - reserve_s)
         run.keep(drained_lsn=str(drained.marker.begins_at), marker_lsn=str(drained.marker.ends_at))
+    place("cutover.drained")
     if run.hands.on_drained is not None:
         with run.step("on_drained"):
             run.hands.on_drained()
@@ -204,12 +210,13 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
         counts = _check(run, catalog, drained.marker.begins_at, deadline)
     refuse_late(run, deadline)
     with run.step("sequences"):
-        _set_sequences(run, catalog)
+        begins = _set_sequences(run, catalog)
     refuse_late(run, deadline)
     if run.options.way_back:
         with run.step("way_back"):
-            prepare_way_back(run.sides, run.shard_map, deadline=deadline)
+            begin_way_back(run.sides, run.shard_map, begins, deadline=deadline)
             run.keep(way_back=True)
+        place("cutover.way_back_kept")
         refuse_late(run, deadline)
     with run.step("seal"):
         seal_fence(
@@ -219,8 +226,22 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
             lock_timeout_s=run.options.lock_timeout_s,
             deadline=deadline,
         )
+    place("cutover.sealed")
     refuse_late(run, deadline)
     return _Proven(drained, counts)
+
+
+def _make_slots(run: Run) -> None:
+    """Make the slots of the way back while nobody waits; what fails here leaves none."""
+    if not run.options.way_back:
+        return
+    run.journal.add_evidence({BACK_SLOTS: run.owner})
+    try:
+        with run.step("slots"):
+            make_slots(run.sides, run.shard_map, deadline=time.monotonic() + SLOTS_S_MAX)
+    except BaseException:
+        forget_slots(run.shard_map, run.journal)
+        raise
 
 
 def _fence(run: Run, deadline: float) -> None:
@@ -235,6 +256,7 @@ def _fence(run: Run, deadline: float) -> None:
         lock_timeout_s=run.options.lock_timeout_s,
         deadline=deadline,
     )
+    place("cutover.fenced")
     run.evidence = {
         "owner": run.owner,
         "expires_at": state.expires_at.isoformat() if state.expires_at else None,
@@ -275,17 +297,22 @@ def _conflicts(run: Run, drained_lsn: LSN, deadline: float) -> int:
         time.sleep(STATE_POLL_S)
 
 
-def _set_sequences(run: Run, catalog: Catalog) -> None:
-    """Plan anew from what stands there now, record, set, and make every shard's last commits durable.
+def _set_sequences(run: Run, catalog: Catalog) -> dict[str, LSN]:
+    """Plan anew from what stands there now, record, set, and make the last commits of shards and journal durable.
 
     The tail may commit on the shards without waiting for their disks; a marker's commit waits for all before it.
+
+    Returns:
+        By shard, where its marker ends.
     """
     plans = plan_sequences(run.shard_map, catalog, observe_sequences(run.sides, run.shard_map, catalog))
     _refuse_refused(plans)
     record_increments(run.journal, plans)
     apply_sequences(run.sides, plans)
-    run.sides.each_shard(lambda _, connection: emit_marker(connection, MARKER_PREFIX, b"durable"))
+    place("cutover.sequences_set")
     run.keep(sequences_set=True)
+    place("cutover.sequences_kept")
+    return run.sides.each_shard(lambda _, connection: emit_marker(connection, MARKER_PREFIX, b"durable"))
 
 
 def _refuse_refused(plans: tuple[SequencePlan, ...]) -> None:

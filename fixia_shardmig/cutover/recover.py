@@ -26,6 +26,7 @@ from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, Hands
 from fixia_shardmig.cutover.run import EVIDENCE, Run
 from fixia_shardmig.cutover.sides import Sides, open_sides
 from fixia_shardmig.cutover.switch import LIFT_S, finish, switch, take_back
+from fixia_shardmig.cutover.way_back import forget_slots
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.errors import HeldError, RefusedError
@@ -69,6 +70,7 @@ def _recover(shard_map: ShardMap, journal: Journal, source: Connection) -> Recov
         take_back(shard_map, journal, source, owner=owner, reason="its run was killed")
         return Recovery.LIFTED
     resume_clients(shard_map, journal, story=EVIDENCE)
+    forget_slots(shard_map, journal)
     if state.kind is FenceKind.NONE or state.migration != shard_map.name:
         return Recovery.NOTHING
     lift_fence(source, migration=shard_map.name, deadline=time.monotonic() + LIFT_S)

@@ -75,7 +75,7 @@ def rollback(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, 
             return _rehearse(run, catalog, gates)
         if any(not gate.ok for gate in gates):
             raise GatesClosedError(gates)
-        with watched(run):
+        with watched(run), journal.hurrying():
             began = time.monotonic()
             counts, markers, epoch = _switch_or_take_back(run, catalog, began)
             unfinished = finish_rollback(run, epoch)

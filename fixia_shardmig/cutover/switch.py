@@ -17,11 +17,12 @@ import psycopg
 from fixia_shardmig.cutover.clients import move_clients, resume_clients
 from fixia_shardmig.cutover.fence import lift_fence, open_fence
 from fixia_shardmig.cutover.run import EVIDENCE, Run
-from fixia_shardmig.cutover.way_back import forget_way_back, subscribe_references
+from fixia_shardmig.cutover.way_back import forget_slots, subscribe_references
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
+from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.sessions import Connection, is_open, session
 from fixia_shardmig.postgres.slots import drop_slot
 
@@ -42,7 +43,7 @@ def switch(run: Run, start: Phase = Phase.FENCED, end: Phase = Phase.SWITCHED) -
     journal = run.journal
     with journal.connection.transaction():
         journal.connection.execute(
-            "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"
+            "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
         )
         at = datetime.now(UTC).isoformat()
         journal.advance(start, end, {f"{end.value}_at": at, f"{end.value}_by": run.owner})
@@ -52,6 +53,8 @@ def switch(run: Run, start: Phase = Phase.FENCED, end: Phase = Phase.SWITCHED) -
             raise RefusedError(f"the {run.story} is in the hands of {told.get('owner')}", hint="shardmig status")
         epoch = migration.routing_epoch + 1
         journal.note(routing_epoch=epoch)
+        place("switch.before_commit", end.value)
+    place("switch.committed", end.value)
     return epoch
 
 
@@ -85,15 +88,16 @@ def _take_back(shard_map: ShardMap, journal: Journal, source: Connection, *, own
         if writer_in(migration.phase) is Writer.SHARDS:
             return False
         cutover = migration.evidence.get(EVIDENCE) or {}
-        way_back = bool(cutover.get("sequences_set"))
         if migration.phase is Phase.FENCED and cutover.get("owner") == owner:
             journal.advance(Phase.FENCED, Phase.TAILING, {EVIDENCE: None})
         open_fence(source, migration=name, owner=owner, sealed=True)
+        place("cutover.before_undo_commit")
+    place("cutover.undo_committed")
     resume_clients(shard_map, journal, story=EVIDENCE)
     left = lift_fence(source, migration=name, owner=owner, sealed=True, deadline=time.monotonic() + LIFT_S)
+    place("cutover.fence_lifted")
     journal.event("cutover_undone", owner=owner, reason=reason, triggers_left_open=[str(table) for table in left])
-    if way_back and (failure := forget_way_back(shard_map)):
-        journal.event("way_back_left_over", reason=failure)
+    forget_slots(shard_map, journal)
     return True
 
 
@@ -117,21 +121,26 @@ def _finish(run: Run, epoch: int) -> str:
     try:
         with run.step("enable"):
             run.hands.enable_on_shards()
+        place("cutover.enabled")
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"enabling triggers on the shards: {str(error).splitlines()[0]}")
     try:
         with run.step("references"):
             subscribe_references(run.sides, run.shard_map)
+        place("cutover.references_subscribed")
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"subscribing to the reference tables: {str(error).splitlines()[0]}")
     if failure := move_clients(run, "forward", epoch):
         return _unfinished(run, epoch, failure)
+    place("cutover.clients_moved")
     try:
         with run.step("slot"):
             drop_slot(run.sides.source, run.journal.get().slot)
+        place("cutover.slot_dropped")
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"dropping the slot of the way there: {str(error).splitlines()[0]}")
     run.journal.add_evidence({FINISHED: epoch})
+    place("cutover.finished")
     run.journal.event("cutover_finished", owner=run.owner, epoch=epoch)
     return ""
 

@@ -1,15 +1,16 @@
 """Prepares the way back while nobody writes, and takes it down: slots, publications, the source's books.
 
 On every shard a publication of what may be written there and a slot; on the source, for each, the position where it
-begins. Made behind the drain and before the switch (pitfall 65): a slot made earlier would bring back what the tail of
-the way there has applied. Reference tables go from their home to the other shards by PostgreSQL's own publication and
-subscriptions, whose slots begin at the same moment.
+begins. Slots take long to make, so they are made before anybody waits; but where their streams begin is said behind the
+drain and before the switch (pitfall 65), when every shard stands still: a stream that began earlier would bring back
+what the tail of the way there has applied. Reference tables go from their home to the other shards by PostgreSQL's own
+publication and subscriptions, whose slots are set forward to the same moment.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, LiteralString
 
@@ -17,6 +18,7 @@ import psycopg
 from psycopg import errors, sql
 
 from fixia_shardmig.cutover.sides import Sides
+from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.way_back import SourceBooks
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
@@ -28,6 +30,11 @@ from fixia_shardmig.postgres.slots import blocking_transactions, drop_slot
 
 ORIGIN_NONE_SINCE: Final = 16_00_00
 
+_ADVANCE: LiteralString = "SELECT pg_catalog.pg_replication_slot_advance(%s, %s::pg_lsn)"
+
+BACK_SLOTS: Final = "back_slots"
+"""The migration's evidence that slots of the way back may be on the shards, though no cutover is under way."""
+
 GUARD: Final = "shardmig_reference_guard"
 SQLSTATE_ELSEWHERE: Final = "SM003"
 """A reference table is written on its home only; what is written elsewhere would reach nobody."""
@@ -38,33 +45,50 @@ _SUBSCRIBED: LiteralString = (
 )
 
 
-def prepare_way_back(sides: Sides, shard_map: ShardMap, *, deadline: float) -> dict[str, LSN]:
-    """Make the slots of all shards, at once, and the books on the source; returns where each stream begins.
+def make_slots(sides: Sides, shard_map: ShardMap, *, deadline: float) -> None:
+    """Make publications and slots on all shards, at once, while everybody still writes to the source.
 
-    What an earlier cutover left is dropped first. Nobody may write to the shards meanwhile.
+    What an earlier cutover left is dropped first.
 
     Raises:
         RefusedError: A slot could not be made in time: an open transaction on that server is named; or not at all.
     """
 
-    def on_shard(name: str, connection: Connection) -> LSN:
+    def on_shard(name: str, connection: Connection) -> None:
         slot, tables = shard_map.back_name(name), shard_map.written_on(name)
         with _within(connection, deadline, name):
             drop_slot(connection, slot)
             drop_publication(connection, slot)
             if tables:
                 create_publication(connection, slot, tables)
-            begins = _create_slot(connection, slot)
+            _create_slot(connection, slot)
+            place("cutover.back_slot_made")
             if name == shard_map.reference_home and shard_map.references():
                 _publish_references(connection, shard_map)
-        return begins
 
-    begins = sides.each_shard(on_shard)
+    sides.each_shard(on_shard)
     place("cutover.slots_made")
+
+
+def begin_way_back(sides: Sides, shard_map: ShardMap, begins: Mapping[str, LSN], *, deadline: float) -> None:
+    """Say where the stream of each shard begins: in the source's books, and in the slots of the reference tables.
+
+    Args:
+        sides: Nobody may write to the shards, nor the tail, since before these positions were taken.
+        shard_map: The mapping.
+        begins: By shard, a position that is durable there and behind all that the way there has brought.
+        deadline: Of all of it, by `time.monotonic`.
+    """
+    home = shard_map.reference_home
+    if shard_map.references():
+        with _within(sides.shards[home], deadline, home):
+            for name in shard_map.shard_names:
+                if name != home:
+                    sides.shards[home].execute(_ADVANCE, [shard_map.reference_name(name), str(begins[home])])
+        place("cutover.reference_slots_advanced")
     with _within(sides.source, deadline, "the source"):
         SourceBooks(sides.source).begin(begins)
     place("cutover.way_back_begun")
-    return begins
 
 
 def subscribe_references(sides: Sides, shard_map: ShardMap) -> None:
@@ -83,6 +107,7 @@ def subscribe_references(sides: Sides, shard_map: ShardMap) -> None:
         subscription = shard_map.reference_name(name)
         if scalar(connection, _SUBSCRIBED, [subscription]) is None:
             connection.execute(_subscription(connection, shard_map, name))
+        place("cutover.subscribed")
         with connection.transaction():
             connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
             connection.execute(_guard_function(home))
@@ -123,13 +148,16 @@ def drop_way_back(sides: Sides, shard_map: ShardMap, *, keep_references: bool = 
             return
         drop_subscription(connection, shard_map.reference_name(name))
         drop_guards(connection)
+        place("way_back.subscription_dropped")
 
     def slots(name: str, connection: Connection) -> None:
         drop_slot(connection, shard_map.back_name(name))
+        place("way_back.slot_dropped")
         drop_publication(connection, shard_map.back_name(name))
         if name == shard_map.reference_home and not keep_references:
             for other in shard_map.shard_names:
                 drop_slot(connection, shard_map.reference_name(other))
+            place("way_back.reference_slots_dropped")
             drop_publication(connection, _reference_publication(shard_map))
 
     sides.each_shard(subscriptions)
@@ -145,6 +173,7 @@ def forget_way_back(shard_map: ShardMap) -> str:
         try:
             with session(endpoint.url, "cutover undo") as connection:
                 drop_slot(connection, shard_map.back_name(name))
+                place("cutover.back_slot_forgotten")
                 drop_publication(connection, shard_map.back_name(name))
                 if name == shard_map.reference_home:
                     for other in shard_map.shard_names:
@@ -153,6 +182,16 @@ def forget_way_back(shard_map: ShardMap) -> str:
         except (ShardmigError, psycopg.Error) as error:
             return f"{name}: {str(error).splitlines()[0]}"
     return ""
+
+
+def forget_slots(shard_map: ShardMap, journal: Journal) -> None:
+    """Drop the slots that a cutover which did not happen has left, if it left any."""
+    if not journal.get().evidence.get(BACK_SLOTS):
+        return
+    if failure := forget_way_back(shard_map):
+        journal.event("way_back_left_over", reason=failure)
+        return
+    journal.add_evidence({BACK_SLOTS: None})
 
 
 def drop_subscription(connection: Connection, name: str) -> bool:

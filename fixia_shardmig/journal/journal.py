@@ -21,7 +21,7 @@ from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import EDGES, Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.named_sql import named_sql
-from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar
+from fixia_shardmig.postgres.sessions import Connection, connect, describe, is_open, scalar
 
 FORMAT = 1
 COPY_WRITER = "copy writer"
@@ -223,6 +223,21 @@ class Journal:
             (limit,),
         ).fetchall()
         return [Event(*row) for row in rows]
+
+    @contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """Have no commit of this session wait for the disk but those that say otherwise, while clients wait for us.
+
+        A crash of this server may lose the last of them, the earlier ones never without the later: what is lost was
+        not yet said, and whoever recovers undoes more. What must not be lost sets `synchronous_commit` itself, and
+        with it makes durable all that was before.
+        """
+        self.connection.execute("SET synchronous_commit = off")
+        try:
+            yield
+        finally:
+            if is_open(self.connection):
+                self.connection.execute("SET synchronous_commit = on")
 
     @contextmanager
     def holding(self, what: str) -> Iterator[None]:

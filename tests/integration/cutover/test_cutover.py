@@ -20,7 +20,7 @@ from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.sessions import session
 from tests.integration.cutover.conftest import HOMES, Arena, count, options, run
 
-BEFORE = ["gates", "fence", "drain", "check", "sequences", "way_back", "seal", "switch"]
+BEFORE = ["gates", "slots", "fence", "drain", "check", "sequences", "way_back", "seal", "switch"]
 AFTER = ["enable", "references"]
 STEPS = [*BEFORE, *AFTER, "slot"]
 
