@@ -12,7 +12,6 @@ import contextlib
 import select
 import struct
 import time
-from collections.abc import Callable
 from typing import Final, LiteralString, cast
 
 import psycopg
@@ -20,6 +19,7 @@ from psycopg import errors, pq, sql
 
 from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.postgres.framing import Frame, Stopped, taker_of
 from fixia_shardmig.postgres.publications import publication_tables
 from fixia_shardmig.postgres.retry import is_passing
 from fixia_shardmig.postgres.sessions import (
@@ -64,10 +64,6 @@ SEND_TIMEOUT_S: Final = 30.0
 _SERVER_16: Final = 160000
 
 _POSTGRES_EPOCH_S: Final = 946_684_800
-_XLOG_DATA, _KEEPALIVE = b"wk"
-_HEADER_BYTES: Final = 25
-_lsn = struct.Struct(">Q").unpack_from
-_keepalive = struct.Struct(">QqB").unpack_from
 _status = struct.Struct(">cQQQqB")
 
 _CONNECT_REFUSALS = (
@@ -209,6 +205,7 @@ class Stream:
             raise
         self._pgconn = self._connection.pgconn
         self._pgconn.nonblocking = 1
+        self._taker = taker_of(self._pgconn)
         self._told = start
         self._told_at = 0.0
         self._heard_at = time.monotonic()
@@ -236,7 +233,7 @@ class Stream:
         """
         self._acknowledged = max(self._acknowledged, flushed_lsn)
 
-    def read(self, max_bytes: int, wait_s: float) -> list[tuple[int, bytes]]:
+    def read(self, max_bytes: int, wait_s: float) -> list[Frame]:
         """Return what has come, in order, as frames for a `TransactionReader`.
 
         Returns as soon as nothing more is there, at the latest when `max_bytes` are exceeded; waits for a first frame
@@ -293,37 +290,33 @@ class Stream:
             return False
         return True
 
-    def _receive(self, max_bytes: int) -> list[tuple[int, bytes]]:
+    def _receive(self, max_bytes: int) -> list[Frame]:
         """Take what libpq has or finds on the socket; waits for no first frame, but a moment for more of them."""
         if self._ended:
             raise TemporaryError(f"the stream of slot {self._slot} has ended", hint="run the same command again")
-        get: Callable[[int], tuple[int, memoryview]] = self._pgconn.get_copy_data
-        frames: list[tuple[int, bytes]] = []
-        position = size = 0
+        frames: list[Frame] = []
+        size = 0
         looked = gathered = False
         while size < max_bytes:
-            count, data = get(1)
-            if count > 0:
-                looked = False
-                (position,) = _lsn(data, 1)
-                if data[0] == _XLOG_DATA:
-                    frames.append((position, bytes(data[_HEADER_BYTES:])))
-                    size += count
-                else:
-                    self._keepalive(data)
-                    frames.append((position, b""))
-            elif count < 0:  # what came before is sent again: nothing of it was acknowledged
+            stopped, taken = self._taker.take(frames, max_bytes - size)
+            size += taken
+            looked = looked and not taken
+            if stopped == Stopped.ENDED:  # what came before is sent again: nothing of it was acknowledged
                 raise self._end()
-            elif not looked:
+            if stopped == Stopped.UNKNOWN:
+                raise _unknown_message()
+            if stopped == Stopped.ASKED:
+                self._send_status()
+            elif stopped == Stopped.DRY and not looked:
                 self._pgconn.consume_input()
                 looked = True
-            elif frames and not gathered:
+            elif stopped == Stopped.DRY and frames and not gathered:
                 time.sleep(GATHER_S)
                 self._pgconn.consume_input()
                 gathered = True
-            else:
+            elif stopped == Stopped.DRY:
                 break
-        self._server_lsn = max(self._server_lsn, LSN(position))
+        self._server_lsn = max(self._server_lsn, LSN(frames[-1][0] if frames else 0))
         if frames:
             self._heard_at, self._asked_at = time.monotonic(), None
         return frames
@@ -339,15 +332,6 @@ class Stream:
             self._send_status(answer=True)
         elif self._asked_at is not None and now - self._asked_at >= SILENCE_S:
             raise psycopg.OperationalError(f"the server has not answered for {now - self._heard_at:.0f} s")
-
-    def _keepalive(self, data: memoryview) -> None:
-        if data[0] != _KEEPALIVE:
-            raise ShardmigError(
-                f"unknown replication message {bytes(data[:1])!r}", hint="check that the server is PostgreSQL itself"
-            )
-        _position, _clock, answer = _keepalive(data, 1)
-        if answer:
-            self._send_status()
 
     def _end(self) -> psycopg.Error:
         """Return why the server ended the stream. libpq says so once: asking again would hide it."""
@@ -415,6 +399,10 @@ class Stream:
         if is_passing(error):
             return TemporaryError(message, hint="when the server is back, run the same command again; nothing is lost")
         return ShardmigError(message, hint="look into the server's log, remove the cause, then run again")
+
+
+def _unknown_message() -> ShardmigError:
+    return ShardmigError("unknown replication message", hint="check that the server is PostgreSQL itself")
 
 
 def _check_publication(connection: Connection, publication: str) -> None:

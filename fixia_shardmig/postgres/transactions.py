@@ -20,6 +20,8 @@ from typing import IO, Final
 
 from fixia_shardmig.model.errors import ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.postgres import framing
+from fixia_shardmig.postgres.framing import Frame
 from fixia_shardmig.postgres.pgoutput import (
     Begin,
     Change,
@@ -53,9 +55,6 @@ MESSAGE_BYTES: Final = 50
 READ_BYTES: Final = 1024 * 1024
 """How much of a spill file is read at once."""
 
-Frame = tuple[int, bytes]
-"""A position and a message's bytes; no bytes for a keepalive, whose position is all that the server has sent."""
-
 _size = struct.Struct(">I")
 _u32 = struct.Struct(">I").unpack_from
 _RELATION = ord("R")
@@ -78,14 +77,16 @@ class Changes:
 
     __slots__ = ("_aborted", "_count", "_counts", "_file", "_head", "_relations", "_spool", "_streamed")
 
-    def __init__(self, relations: Mapping[int, Relation], *, streamed: bool, spool: Path) -> None:
-        """Start empty, with the relations known when the transaction began."""
+    def __init__(
+        self, relations: Mapping[int, Relation], *, streamed: bool, spool: Path, whole: list[bytes] | None = None
+    ) -> None:
+        """Start with the relations known when the transaction began: empty, or with all messages of a small one."""
         self._relations = relations
         self._streamed = streamed
         self._spool = spool
-        self._head: list[bytes] = []
+        self._head: list[bytes] = whole or []
         self._file: IO[bytes] | None = None
-        self._count = 0
+        self._count = len(self._head)
         self._counts: dict[int, int] | None = {} if streamed else None
         self._aborted: frozenset[int] = frozenset()
 
@@ -283,7 +284,17 @@ class TransactionReader:
             TemporaryError: A large transaction does not fit on the disk.
         """
         items: list[Item] = []
-        for position, payload in frames:
+        listed = frames if isinstance(frames, list) else list(frames)
+        at = 0
+        while at < len(listed):
+            if (
+                framing.IS_COMPILED
+                and self._current is None
+                and (at := self._take_whole(listed, at, items)) >= len(listed)
+            ):
+                break
+            position, payload = listed[at]
+            at += 1
             current = self._current
             if not payload:
                 if current is None:
@@ -293,6 +304,29 @@ class TransactionReader:
             elif (item := self._take(self._decoder.decode(payload))) is not None:
                 items.append(item)
         return items
+
+    def _take_whole(self, frames: list[Frame], at: int, items: list[Item]) -> int:
+        """Take transactions that are all there, as nearly all are, the compiled way; return where they end."""
+        while at < len(frames):
+            room = self._memory_bytes_max - self._memory_bytes
+            found = framing.compiled.whole(frames, at, room, MESSAGE_BYTES)
+            if found is None:
+                return at
+            at, xid, commit_lsn, end_lsn, clock, changes, size_bytes = found
+            items.append(
+                Transaction(
+                    xid=xid,
+                    commit_lsn=LSN(commit_lsn),
+                    end_lsn=LSN(end_lsn),
+                    commit_clock=clock,
+                    changes=self._new_changes(streamed=False, whole=changes),
+                    origin=None,
+                    messages=[],
+                    size_bytes=size_bytes,
+                    held_bytes=size_bytes + MESSAGE_BYTES * len(changes) + TRANSACTION_BYTES,
+                )
+            )
+        return at
 
     def close(self) -> None:
         """Give up what is open; a restarted stream sends it again."""
@@ -340,8 +374,8 @@ class TransactionReader:
                 pass  # type names are of no use, since values stay text; a relation out here is remembered already
         return None
 
-    def _new_changes(self, *, streamed: bool) -> Changes:
-        return Changes(self._decoder.relations, streamed=streamed, spool=self._spool)
+    def _new_changes(self, *, streamed: bool, whole: list[bytes] | None = None) -> Changes:
+        return Changes(self._decoder.relations, streamed=streamed, spool=self._spool, whole=whole)
 
     def _must_be_open(self) -> _Open:
         if self._current is None:

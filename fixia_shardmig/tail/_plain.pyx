@@ -206,7 +206,10 @@ cdef class Windows:
         self.left = None
 
     def next(self):
-        """Return (changes, bytes, keys to look up by keyspace, what goes the general way) of the next window, or None."""
+        """Return (changes, bytes, keys to look up by keyspace, what goes the general way) of the next window, or None.
+
+        Bytes of what goes the general way count twice, since it is decoded.
+        """
         cdef list window = []
         cdef Py_ssize_t size_bytes = 0, size
         cdef bytes payload
@@ -220,8 +223,9 @@ cdef class Windows:
             if PyList_GET_SIZE(window) and size_bytes + size > self.bytes_max:
                 self.left = payload
                 break
-            size_bytes += size
-            window.append(self.read(payload))
+            change = self.read(payload)
+            size_bytes += size if type(change) is PlainChange else 2 * size
+            window.append(change)
         return (window, size_bytes, self.take_wanted(), self.general) if PyList_GET_SIZE(window) else None
 
     cdef bytes next_payload(self):

@@ -24,28 +24,38 @@ if TYPE_CHECKING:  # it may not have been built
 COPY_BYTES = 128 * 1024
 """Of rows written to a COPY at a time."""
 
-STAGED_MIN = 200
+STAGED_MIN = 20
 """Updates of one shape from which on a staging table is cheaper than a pipeline of single ones."""
+
+STAGES_MAX = 16
+"""Staging tables of one shape in one transaction. Each serves once, since COMMIT empties all of them for a fifth of
+what a TRUNCATE in between takes; a transaction that needs more empties one."""
+
+
+_Stage = tuple[TableName, tuple[str, ...], int]
+"""A table, the columns to update, and which of the staging tables for them."""
 
 
 class Bulk:
-    """Net changes on one session; it remembers which staging tables it has made."""
+    """Net changes on one session; it remembers which staging tables it has made, and which hold rows by now."""
 
     def __init__(self, connection: Connection) -> None:
         """Start without staging tables."""
         self._connection = connection
-        self._stages: dict[tuple[TableName, tuple[str, ...]], str] = {}
-        self._made: list[tuple[TableName, tuple[str, ...]]] = []
+        self._stages: dict[_Stage, str] = {}
+        self._made: list[_Stage] = []
+        self._used: dict[tuple[TableName, tuple[str, ...]], int] = {}
 
     def forget_uncommitted(self) -> None:
         """Staging tables made in a transaction that is rolled back are gone."""
         for key in self._made:
             del self._stages[key]
-        self._made.clear()
+        self.committed()
 
     def committed(self) -> None:
-        """Staging tables made so far stay."""
+        """Staging tables made so far stay, and are empty."""
         self._made.clear()
+        self._used.clear()
 
     def apply(self, net: NetChange) -> int:
         """Apply a table's net change; returns how many deletes and updates hit no row."""
@@ -88,7 +98,7 @@ class Bulk:
         query = sql.SQL("DELETE FROM {} AS t USING {} WHERE {}").format(
             statements.target(table), statements.wanted_keys(columns), statements.matches_wanted("t", columns)
         )
-        return self._connection.execute(query, kernel.arrays(keys, len(columns))).rowcount
+        return self._connection.execute(query, kernel.arrays(keys, len(columns)), prepare=False).rowcount
 
     def _update_staged(self, table: Table, columns: tuple[str, ...], rows: Sequence[Values]) -> int:
         if len(rows) < STAGED_MIN:
@@ -103,35 +113,41 @@ class Bulk:
             return cursor.rowcount
 
     def _from_stage(self, table: Table, columns: tuple[str, ...], stage: sql.Identifier) -> int:
-        """Update from what stands in a staging table, and empty it; returns how many rows were hit."""
-        cursor = self._connection.execute(
+        """Update from what stands in a staging table; returns how many rows were hit."""
+        return self._connection.execute(
             sql.SQL("UPDATE {} AS t SET {} FROM {} AS s WHERE {}").format(
                 statements.target(table),
                 _pairs(columns, "c", sql.SQL(", "), alias=False),
                 stage,
                 _pairs(table.identity_columns, "k", sql.SQL(" AND "), alias=True),
-            )
-        )
-        self._connection.execute(sql.SQL("TRUNCATE {}").format(stage))
-        return cursor.rowcount
+            ),
+            prepare=False,
+        ).rowcount
 
     def _stage(self, table: Table, columns: tuple[str, ...]) -> sql.Identifier:
-        key = (table.name, columns)
+        """Return an empty staging table for rows of a shape."""
+        used = self._used[table.name, columns] = self._used.get((table.name, columns), 0) + 1
+        key = (table.name, columns, used % STAGES_MAX)
         if key not in self._stages:
-            name = f"shardmig_stage_{len(self._stages)}"
-            listed = [
-                sql.SQL("{} AS {}").format(quoted(column), quoted(alias))
-                for names, letter in ((columns, "c"), (table.identity_columns, "k"))
-                for column, alias in zip(names, _numbered(letter, names), strict=True)
-            ]
-            self._connection.execute(
-                sql.SQL("CREATE TEMP TABLE {} AS SELECT {} FROM {} WITH NO DATA").format(
-                    quoted(name), sql.SQL(", ").join(listed), statements.target(table)
-                )
-            )
-            self._stages[key] = name
+            self._stages[key] = f"shardmig_stage_{len(self._stages)}"
             self._made.append(key)
-        return quoted("pg_temp", self._stages[key])
+            self._make_stage(self._stages[key], table, columns)
+        name = quoted("pg_temp", self._stages[key])
+        if used > STAGES_MAX:
+            self._connection.execute(sql.SQL("TRUNCATE {}").format(name))
+        return name
+
+    def _make_stage(self, name: str, table: Table, columns: tuple[str, ...]) -> None:
+        listed = [
+            sql.SQL("{} AS {}").format(quoted(column), quoted(alias))
+            for names, letter in ((columns, "c"), (table.identity_columns, "k"))
+            for column, alias in zip(names, _numbered(letter, names), strict=True)
+        ]
+        self._connection.execute(
+            sql.SQL("CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA").format(
+                quoted(name), sql.SQL(", ").join(listed), statements.target(table)
+            )
+        )
 
     def _put(self, net: NetChange) -> None:
         if net.puts:

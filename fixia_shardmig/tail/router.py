@@ -41,6 +41,13 @@ FLUSH_BYTES = 8 * 1024 * 1024
 """Of changes that wait on all shards before all of them send, as their messages came. Decoded, small values take six
 times as much, and once more while they are sent."""
 
+PLAIN_WINDOW_CHANGES = 20_000
+PLAIN_WINDOW_BYTES = 8 * 1024 * 1024
+PLAIN_FLUSH_OPERATIONS = 15_000
+PLAIN_FLUSH_BYTES = 16 * 1024 * 1024
+"""The same where plain changes go the compiled way: they hold nothing but the bytes that came, and the more are sent at
+once, the less each of them costs. What goes the general way among them counts twice."""
+
 HOMES_MAX = 1_000
 """Split values of a table whose home is remembered."""
 
@@ -128,7 +135,7 @@ class Router:
                 self.relieve()
                 unsent_bytes = 0
             self._look_up([change for _, change in window])
-            unsent_bytes = self._send(unsent_bytes) + size_bytes
+            unsent_bytes = self._send(unsent_bytes, FLUSH_OPERATIONS, FLUSH_BYTES) + size_bytes
             for transaction, change in window:
                 self.route_general(transaction, change)
             self._evaluated.clear()
@@ -137,7 +144,7 @@ class Router:
 
     def _route_plain(self, transactions: Sequence[Transaction]) -> None:
         """Route as `route` does, plain changes the compiled way."""
-        windows = kernel.compiled.Windows(self, transactions, WINDOW_CHANGES, WINDOW_BYTES)
+        windows = kernel.compiled.Windows(self, transactions, PLAIN_WINDOW_CHANGES, PLAIN_WINDOW_BYTES)
         decider = kernel.compiled.Plain(self)
         unsent_bytes = 0
         while (window := windows.next()) is not None:
@@ -145,7 +152,7 @@ class Router:
             for space, keys in wanted:
                 self.locations.fetch(space, keys)
             self._look_up(general)
-            unsent_bytes = self._send(unsent_bytes) + size_bytes
+            unsent_bytes = self._send(unsent_bytes, PLAIN_FLUSH_OPERATIONS, PLAIN_FLUSH_BYTES) + size_bytes
             decider.route(changes)
             self._evaluated.clear()
             self.keep_decisions()
@@ -160,11 +167,11 @@ class Router:
             self._pending = PendingInserts(self, transaction)
         self._route(change, transaction.xid)
 
-    def _send(self, unsent_bytes: int) -> int:
+    def _send(self, unsent_bytes: int, operations_max: int, bytes_max: int) -> int:
         """Have shards send what waits, if it is much, while the next window is routed; returns the bytes unsent."""
-        are_all = unsent_bytes >= FLUSH_BYTES
+        are_all = unsent_bytes >= bytes_max
         for shard in self.shards:
-            if shard.pending >= FLUSH_OPERATIONS or (are_all and shard.pending):
+            if shard.pending >= operations_max or (are_all and shard.pending):
                 self._sending.start(shard)
         return 0 if are_all else unsent_bytes
 

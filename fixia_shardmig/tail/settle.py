@@ -131,6 +131,7 @@ class _Settling:
             sql.SQL(", ").join(selected), item, joins, condition
         )
         names = (*columns, _EVALUATED) if isinstance(rule, SplitBySql) else columns
+        shard.plan_freely()
         leaves: dict[int, TableName] = {}
         with shard.connection.cursor("shardmig_settle") as cursor:
             cursor.execute(query, parameters)

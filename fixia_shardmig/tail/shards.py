@@ -63,9 +63,11 @@ class ShardSession:
         self._statements: dict[tuple[TableName, str, tuple[str, ...]], bytes] = {}
         self._connection = connect(url, f"tail {name}", autocommit=True)
         self._connection.execute(
-            "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false)",
+            "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false),"
+            " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
             (extension_path(catalog),),
         )
+        self._plans_freely = False
         self._connection.prepared_max = PREPARED_MAX
         self.merging = False
         self._bulk = Bulk(self._connection)
@@ -78,6 +80,18 @@ class ShardSession:
         """Return the session, when nothing is being sent on it any more."""
         self.finish()
         return self._connection
+
+    def plan_freely(self) -> None:
+        """Let the server choose how it joins until the batch ends, for what may have no index.
+
+        Else many keys are found by the index on them, however small their table is: a scan of it would cost more with
+        every row that it gets, and more at once than all keys do.
+        """
+        if not self._plans_freely:
+            self.connection.execute(
+                "SELECT set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true)"
+            )
+            self._plans_freely = True
 
     @property
     def has_failed(self) -> bool:
@@ -226,11 +240,13 @@ class ShardSession:
             return set()
         table = self.catalog.tables[space.table]
         columns = tuple(column for name in space.columns if (column := table.column(name)))
+        if set(space.columns) != set(table.identity_columns):
+            self.plan_freely()
         source = quoted(table.name.schema, table.name.name) if table.kind == "p" else statements.target(table)
         query = sql.SQL("SELECT u.n FROM {} WHERE EXISTS (SELECT FROM {} AS t WHERE {})").format(
             statements.wanted_keys(columns), source, statements.matches_wanted("t", columns)
         )
-        rows = self.connection.execute(query, kernel.arrays(keys, len(columns))).fetchall()
+        rows = self.connection.execute(query, kernel.arrays(keys, len(columns)), prepare=False).fetchall()
         return {row[0] - 1 for row in rows}
 
     def commit(self, lsn: LSN, *, settled: bool = False) -> None:
@@ -241,7 +257,7 @@ class ShardSession:
         place("tail.before_shard_commit")
         self._connection.commit()
         place("tail.shard_committed")
-        self._bulk.committed()
+        self._ended()
         self.position = lsn
         self.settled = lsn if settled else self.settled
 
@@ -252,6 +268,10 @@ class ShardSession:
         place("back.before_commit")
         self._connection.commit()
         place("back.committed")
+        self._ended()
+
+    def _ended(self) -> None:
+        self._plans_freely = False
         self._bulk.committed()
 
     def rollback(self) -> None:
@@ -260,6 +280,7 @@ class ShardSession:
             self.finish()
         self._take()
         self.missed.clear()
+        self._plans_freely = False
         self._bulk.forget_uncommitted()
         if not self._connection.closed:
             self._connection.rollback()

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from fixia_shardmig.model.errors import HeldError, RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.places import place
-from fixia_shardmig.postgres.transactions import Frame
+from fixia_shardmig.postgres.framing import Frame
 from fixia_shardmig.tail.spool_files import (
     SEGMENT_BYTES,
     SUFFIX,

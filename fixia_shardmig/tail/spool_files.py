@@ -23,7 +23,7 @@ from typing import Final, NamedTuple, Self
 
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.places import place
-from fixia_shardmig.postgres.transactions import Frame
+from fixia_shardmig.postgres.framing import Frame
 
 MAGIC: Final = b"SHMSPOOL"
 VERSION: Final = 1

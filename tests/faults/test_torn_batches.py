@@ -112,7 +112,8 @@ def test_a_record_in_many_parts_is_replayed_whole(
     """Pitfall 7: a batch too large for one record, as a huge subtree that moves, is replayed from all parts of it."""
     monkeypatch.setattr("fixia_shardmig.tail.record.PART_CHANGES", 3)
     monkeypatch.setattr("fixia_shardmig.tail.record.PART_BYTES", 1)
-    monkeypatch.setattr("fixia_shardmig.tail.router.WINDOW_CHANGES", 2)
+    for limit in ("WINDOW_CHANGES", "PLAIN_WINDOW_CHANGES"):
+        monkeypatch.setattr(f"fixia_shardmig.tail.router.{limit}", 2)
     migration.run(*BOTH_WAYS)
     tear(migration, *dying)
     assert migration.on("west", "SELECT count(*) > 5 FROM shardmig.batch_part")[0][0] is True

@@ -40,6 +40,7 @@ _REWRITES: tuple[tuple[str, str], ...] = (
     (r"%s", "?"),
     (r"^TRUNCATE (\"\w+\")$", r"DELETE FROM \1"),
     (r"^CREATE TEMP TABLE (.*) ON COMMIT DROP (AS .*) WITH NO DATA$", r"CREATE TEMP TABLE \1 \2 WHERE 0"),
+    (r"^CREATE TEMP TABLE (.*) ON COMMIT DELETE ROWS (AS .*) WITH NO DATA$", r"CREATE TEMP TABLE \1 \2 WHERE 0"),
     (r"^CREATE TEMP TABLE (.*) WITH NO DATA$", r"CREATE TEMP TABLE \1 WHERE 0"),
     (r"^DELETE FROM (.*) USING (.*) WHERE (.*)$", r"DELETE FROM \1 WHERE EXISTS (SELECT 1 FROM \2 WHERE \3)"),
 )
@@ -155,8 +156,8 @@ class Session:
         status = TransactionStatus.INERROR if self._failed else TransactionStatus.IDLE
         return SimpleNamespace(transaction_status=status)
 
-    def execute(self, query: Query, parameters: Sequence[Any] = ()) -> Cursor:
-        """Run one statement."""
+    def execute(self, query: Query, parameters: Sequence[Any] = (), *, prepare: bool | None = None) -> Cursor:  # noqa: ARG002
+        """Run one statement; that it may be prepared or not is nothing to SQLite."""
         cursor = self.cursor()
         cursor.execute(query, parameters)
         return cursor
@@ -190,6 +191,7 @@ class Session:
             raise errors.InFailedSqlTransaction("current transaction is aborted")
         try:
             with self._around_commit():
+                self._empty_temporary()
                 self._end("COMMIT")
         except BaseException:
             self.broken = True
@@ -207,9 +209,18 @@ class Session:
             return
         self._end("ROLLBACK")
         self.closed = True
-        names = self.database.connection.execute("SELECT name FROM sqlite_temp_master WHERE type = 'table'").fetchall()
-        for (name,) in names:
+        for name in self._temporary():
             self.database.connection.execute(f'DROP TABLE temp."{name}"')
+
+    def _temporary(self) -> list[str]:
+        found = self.database.connection.execute("SELECT name FROM sqlite_temp_master WHERE type = 'table'")
+        return [name for (name,) in found.fetchall()]
+
+    def _empty_temporary(self) -> None:
+        """Do what ON COMMIT DELETE ROWS says, of the staging tables."""
+        for name in self._temporary():
+            if name.startswith("shardmig_stage"):
+                self.database.connection.execute(f'DELETE FROM temp."{name}"')
 
     def _end(self, how: str) -> None:
         if self.database.connection.in_transaction:

@@ -14,7 +14,7 @@ from psycopg import sql
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.model.errors import HeldError, RefusedError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.postgres import replication
+from fixia_shardmig.postgres import framing, replication
 from fixia_shardmig.postgres.pgoutput import UNCHANGED, Delete, Insert, Truncate, Update
 from fixia_shardmig.postgres.publications import drop_publication
 from fixia_shardmig.postgres.replication import Stream
@@ -259,6 +259,31 @@ def test_a_streamed_rollback_leaves_no_trace(either_url: str, publish: Publish) 
     (change,) = [change for item in items for change in item.changes]
     assert isinstance(change, Insert)
     assert ("id", "name", "bio") == change.relation.columns
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_messages_come_the_same_from_libpq_and_from_psycopg(
+    either_url: str, publish: Publish, monkeypatch: pytest.MonkeyPatch, *, compiled: bool
+) -> None:
+    """Many rows, NULLs and large values: taken off libpq a run at a time, or one message after another."""
+    monkeypatch.setattr(framing, "IS_COMPILED", compiled)
+    _run(either_url, USERS)
+    published = publish(either_url, "users")
+    published.run(
+        "INSERT INTO users SELECT n, nullif('user ' || n, 'user 7'), repeat('b', n * 10)"
+        " FROM generate_series(1, 900) n",
+        "UPDATE users SET name = 'other' WHERE id = 5",
+        "DELETE FROM users WHERE id = 6",
+    )
+
+    *inserts, update, delete = published.changes()
+
+    wanted = [(str(n), None if n == 7 else f"user {n}", "b" * (n * 10)) for n in range(1, 901)]
+    assert wanted == [change.new for change in inserts if isinstance(change, Insert)]
+    assert isinstance(update, Update)
+    assert ("5", "other", "b" * 50) == update.new
+    assert isinstance(delete, Delete)
+    assert ("6", None, None) == delete.old
 
 
 def test_transactions_come_in_commit_order(either_url: str, publish: Publish) -> None:

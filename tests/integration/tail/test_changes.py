@@ -193,8 +193,9 @@ def test_a_rolled_back_transaction_leaves_no_trace(shop: Migration) -> None:
 def test_a_large_transaction_is_applied_whole(shop: Migration, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pitfall 28: more changes than fit in a window or in memory; a move in its middle; it spills, and ends right."""
     monkeypatch.setattr("fixia_shardmig.postgres.transactions.MEMORY_BYTES_MAX", 10_000)
-    monkeypatch.setattr("fixia_shardmig.tail.router.WINDOW_CHANGES", 700)
-    monkeypatch.setattr("fixia_shardmig.tail.router.FLUSH_OPERATIONS", 900)
+    for way in ("", "PLAIN_"):
+        monkeypatch.setattr(f"fixia_shardmig.tail.router.{way}WINDOW_CHANGES", 700)
+        monkeypatch.setattr(f"fixia_shardmig.tail.router.{way}FLUSH_OPERATIONS", 900)
     shop.run(
         "INSERT INTO users SELECT n, 'a', 'user ' || n FROM generate_series(100, 1100) n",
         "INSERT INTO items SELECT n, 100 + n % 1000, n FROM generate_series(1000, 4000) n",

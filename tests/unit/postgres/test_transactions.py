@@ -11,20 +11,36 @@ from hypothesis import strategies as st
 
 from fixia_shardmig.model.errors import ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.postgres import framing
+from fixia_shardmig.postgres.framing import Frame
 from fixia_shardmig.postgres.pgoutput import Insert, LogicalMessage, Relation
 from fixia_shardmig.postgres.transactions import (
     MESSAGE_BYTES,
     Changes,
-    Frame,
     Idle,
     Item,
     Transaction,
     TransactionReader,
 )
+from hatch_build import digest
 from tests.unit.postgres import pgoutput_bytes as encode
 
 USERS = Relation(1, "public", "users", "d", ("id",), (True,), (25,), (-1,))
 OURS = frozenset({"shardmig"})
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "general"], autouse=True, scope="module")
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have transactions that are all there cut out the compiled way, and everything read the general one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framing, "IS_COMPILED", framing.IS_COMPILED and request.param)
+        yield
+
+
+def test_the_compiled_part_is_built_and_of_this_source() -> None:
+    """A tree in which it was left out, or left behind, would test something else than it says."""
+    source = Path(framing.__file__).with_name("_frames.pyx")
+    assert digest(source) == framing.compiled.SOURCE, "python hatch_build.py"
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fixia_shardmig.model.errors import HeldError, RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.postgres.framing import Frame
 from fixia_shardmig.postgres.pgoutput import Insert, Relation
-from fixia_shardmig.postgres.transactions import Frame, Transaction, TransactionReader
+from fixia_shardmig.postgres.transactions import Transaction, TransactionReader
 from fixia_shardmig.tail.spool import Spool, SpooledStream, extent_at, refuse_unusable, remove_spool, spool_path
 from fixia_shardmig.tail.spool_files import Identity
 from tests.unit.postgres import pgoutput_bytes as encode
