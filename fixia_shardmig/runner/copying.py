@@ -34,7 +34,7 @@ from fixia_shardmig.model.throttle import Limits, Pace
 from fixia_shardmig.postgres.publications import create_publication, publication_tables
 from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.retry import as_shardmig_error
-from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn, scalar, session
+from fixia_shardmig.postgres.sessions import Connection, insert_lsn, scalar, session
 from fixia_shardmig.postgres.slots import blocking_transactions, create_slot, drop_slot
 from fixia_shardmig.runner.chunk_queue import ChunkQueue
 from fixia_shardmig.runner.context import Context, new_migration, refuse_other_plan
@@ -43,6 +43,7 @@ from fixia_shardmig.runner.progress import Progress
 from fixia_shardmig.runner.slot_watch import refuse_if_lost, watching_slot
 from fixia_shardmig.runner.spooling import SpoolOptions, Start, spooling
 from fixia_shardmig.runner.throttling import throttling
+from fixia_shardmig.schema.analyze import analyze
 from fixia_shardmig.schema.apply import apply_pre_data, run_stage
 from fixia_shardmig.schema.build import build_all
 from fixia_shardmig.schema.shard_schema import ShardSchema
@@ -366,12 +367,9 @@ def _make_ready(context: Context, options: CopyOptions, journal: Journal) -> Non
 def _finish_shard(url: str, jobs: int, start: LSN) -> None:
     run_stage(url, "primary_keys", jobs=jobs)
     place("copy.keys_built")
-    connection = connect(url, "analyze")
-    try:
-        connection.execute("ANALYZE")
+    analyze(url, jobs=jobs)
+    with session(url, "position") as connection:
         with connection.transaction():
             set_position(connection, start)
             place("copy.before_position_commit")
         place("copy.position_set")
-    finally:
-        connection.close()
