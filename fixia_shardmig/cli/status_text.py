@@ -67,7 +67,7 @@ def _way_back(way_back: WayBackStatus) -> list[str]:
     lines = [f"rollback    possible: {'yes' if way_back.possible else f'no: {way_back.why_not}'}"]
     if state is None:
         return [*lines, "way back    has not run yet"]
-    behind = ", ".join(f"{shard} {mib(lag)}" for shard, lag in state.lag_bytes.items())
+    behind = ", ".join(f"{shard} {mib(behind_bytes)}" for shard, behind_bytes in state.lag_bytes.items())
     runs = "runs" if state.age_s < FRESH_S and not state.stopped_by else "does not run"
     waits = f"; waits: {state.blocked_by}" if state.blocked_by else ""
     return [

@@ -108,9 +108,9 @@ def lag_is_small(state: BackState | None, limits: Limits) -> Gate:
     """Little is left to bring back; the rehearsed drain says how long that takes."""
     if state is None:
         return Gate("lag", ok=False, detail="unknown", hint="shardmig tail")
-    shard, lag = max(state.lag_bytes.items(), key=lambda pair: pair[1], default=("", 0))
-    ok = lag <= limits.lag_bytes_max
-    detail = f"{lag} bytes{f' of {shard}' if shard else ''}, limit {limits.lag_bytes_max}"
+    shard, lag_bytes = max(state.lag_bytes.items(), key=lambda pair: pair[1], default=("", 0))
+    ok = lag_bytes <= limits.lag_bytes_max
+    detail = f"{lag_bytes} bytes{f' of {shard}' if shard else ''}, limit {limits.lag_bytes_max}"
     return Gate("lag", ok, detail, "" if ok else "wait for the tail: shardmig tail --until caught-up")
 
 
