@@ -9,6 +9,7 @@ pytest_plugins = (
     "tests.fixtures.fix_proxy",
     "tests.fixtures.fix_pgbouncer",
     "tests.fixtures.fix_places",  # after the one it stands on
+    "tests.fixtures.fix_followers",  # after the two before it
     "tests.fixtures.fix_replication",
     "tests.fixtures.fix_split",
 )

@@ -155,17 +155,18 @@ def _clear_way_back(context: Context, *, keep_references: bool) -> list[str]:
 
 
 def _clear_finished(context: Context, journal: Journal, *, keep_references: bool, keep_journal: bool) -> list[str]:
+    """Clear the source, then the shards, the journal's last: until then a finalize that died can be called again."""
     removed = _clear_source(context, begun=True)
     for name, endpoint in context.shard_map.shards.items():
-        if name == context.shard_map.journal_shard and keep_journal:
-            removed.append(f"{name}: the journal stays")
-        elif name == context.shard_map.journal_shard:
-            removed += _clear(context, journal.connection, name, drop_targets=False)
-        elif keep_references and context.shard_map.references():
+        if name == context.shard_map.journal_shard:
+            continue
+        if keep_references and context.shard_map.references():
             removed.append(f"{name}: the guard of the reference tables stays")
         else:
             removed += _clear_shard(context, endpoint.url, name, drop_targets=False)
-    return removed
+    if keep_journal:
+        return [*removed, f"{context.shard_map.journal_shard}: the journal stays"]
+    return removed + _clear_journal(context, journal, drop_targets=False)
 
 
 def _clear_source(context: Context, *, begun: bool) -> list[str]:

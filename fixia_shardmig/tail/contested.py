@@ -70,6 +70,7 @@ class Contested:
         self._unnoted: list[ContestedKey] = []
         self._uncommitted: list[ContestedKey] = []
         self._reading: _Reading | None = None
+        self._doubled: tuple[frozenset[ContestedKey], frozenset[ContestedKey]] = (frozenset(), frozenset())
         self.reload()
 
     def __len__(self) -> int:
@@ -82,8 +83,11 @@ class Contested:
 
     @property
     def doubled(self) -> frozenset[ContestedKey]:
-        """Return the keys that the last reading found on more than one shard."""
-        return self._reading.doubled if self._reading else frozenset()
+        """Return the keys that the last two readings found on more than one shard.
+
+        One alone may have met a row on its way: read where it was, and again where it had come to.
+        """
+        return self._doubled[0] & self._doubled[1]
 
     def reload(self) -> None:
         """Start from what the source has noted, as after a batch that was rolled back; what it found stays contested.
@@ -158,6 +162,7 @@ class Contested:
         commit()
         place("back.settled")
         self._reading = _Reading(touch, passed_at, frozenset(doubled))
+        self._doubled = (self._doubled[1], self._reading.doubled)
 
     def _passed_at(self, reader: Connection) -> LSN:
         """Return a position behind everything that was read, and have the stream come past it."""

@@ -17,7 +17,7 @@ from fixia_shardmig.tail.back import BackTail
 from tests.fixtures.fix_migrations import SHARDS, Migration
 from tests.integration.tail.test_way_back import DDL, HOMES, TABLES, switch
 
-KINDS = dict(zip(SHARDS, "nsw", strict=True))
+KINDS: dict[str, str] = dict(zip(SHARDS, "nsw", strict=True))
 ROUNDS = 12
 STEPS = 25
 TURNS_MAX = 4_000
@@ -141,3 +141,33 @@ def test_any_order_of_the_streams_ends_with_what_the_shards_have(migration_of: C
     assert contested > 0
     with session(migration.urls["source"], "test") as source:
         assert 0 == SourceBooks(source).contested_count()
+
+
+def test_a_row_that_moves_while_it_is_read_is_not_taken_for_a_doubled_one(
+    migration_of: Callable[..., Migration],
+) -> None:
+    """Pitfall 67. Read where it was, then where it had come to; only one that two readings found twice is named."""
+    migration = switch(migration_of(TABLES, DDL).copy())
+    user = migration.on("north", "SELECT min(id) FROM users")[0][0]
+    migration.on("south", "INSERT INTO users (id, kind) VALUES (%s, 's')", user)
+    named = []
+    with migration.journal() as journal, journal.holding("driver"):
+        context = migration.context()
+        spool = spool_directory(context.shard_map)
+        tail = BackTail(context.shard_map, context.catalog, journal=journal, spool=spool)
+        tail._hurry, contested = True, tail._merge.contested
+        try:
+            for _ in range(TURNS_MAX):
+                before = contested._reading
+                tail._turn()
+                if contested._reading is not before and contested._reading is not None:
+                    named.append([key for _, key in contested.doubled])
+                if len(named) == 2:
+                    migration.on("north", "DELETE FROM users WHERE id = %s", user)
+                if named and not len(contested):
+                    break
+                time.sleep(0.005)
+        finally:
+            tail.close()
+    assert [[], [(str(user),)], []] == [*named[:2], named[-1]]
+    migration.judge(HOMES)
