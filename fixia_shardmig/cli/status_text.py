@@ -70,11 +70,11 @@ def _way_back(way_back: WayBackStatus) -> list[str]:
     behind = ", ".join(f"{shard} {mib(behind_bytes)}" for shard, behind_bytes in state.lag_bytes.items())
     runs = "runs" if state.age_s < FRESH_S and not state.stopped_by else "does not run"
     waits = f"; waits: {state.blocked_by}" if state.blocked_by else ""
-    return [
-        *lines,
+    lines.append(
         f"way back    {runs}; {state.changes:,} changes in its last run, behind: {behind};"
-        f" {state.contested:,} rows contested, {state.missed:,} missed{waits}",
-    ]
+        f" {state.contested:,} rows contested, {state.missed:,} missed{waits}"
+    )
+    return lines
 
 
 def _throttle(status: Status) -> str:

@@ -39,7 +39,8 @@ def _commands() -> dict[str, click.Command]:
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:
-    return {flag: option for option in command.params if isinstance(option, click.Option) for flag in option.opts}
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    return {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
 
 
 def _complaint(words: list[str]) -> str:
