@@ -23,6 +23,8 @@ ABORT = "abort"
 REFUSED = 4
 
 BEFORE_THE_SWITCH = [
+    (CUTOVER, "cutover.back_slot_made"),
+    (CUTOVER, "cutover.slots_made"),
     (CUTOVER, "cutover.fenced"),
     (CUTOVER, "journal.advanced.fenced"),
     (RESUME, "cutover.before_undo_commit"),
@@ -31,8 +33,7 @@ BEFORE_THE_SWITCH = [
     (RESUME, "cutover.fence_lifted"),
     (CUTOVER, "cutover.sequences_set"),
     (CUTOVER, "cutover.sequences_kept"),
-    (CUTOVER, "cutover.back_slot_made"),
-    (CUTOVER, "cutover.slots_made"),
+    (CUTOVER, "cutover.reference_slots_advanced"),
     (CUTOVER, "cutover.way_back_begun"),
     (RESUME, "cutover.back_slot_forgotten"),
     (CUTOVER, "cutover.way_back_kept"),
@@ -104,7 +105,7 @@ def _die_at_all(shop: FollowedShop, story: list[tuple[str, str]]) -> None:
 
 @pytest.mark.timeout(240)
 def test_deaths_there_and_back_lose_nothing_and_leave_no_fence(followed: Callable[..., FollowedShop]) -> None:
-    """Pitfalls 19, 63, 64, 72. Undone before a switch, finished after it; the source has what was promised anywhere."""
+    """Pitfalls 19, 63, 64, 65, 72. Undone before a switch, finished after it; the source has all that was promised."""
     shop = followed()
     _die_at_all(shop, BEFORE_THE_SWITCH)
     shop.run(RESUME, REFUSED)

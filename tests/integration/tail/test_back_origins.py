@@ -1,4 +1,4 @@
-"""Pitfall 66: what came to a shard through replication is not that shard's own write, and does not go back from there."""
+"""Pitfall 66: what came to a shard through replication is not its own write, and does not go back from there."""
 
 from __future__ import annotations
 
