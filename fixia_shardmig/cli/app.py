@@ -487,6 +487,19 @@ def _details(detail: dict[str, Any]) -> str:
 
 
 @cli.command()
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the page into a file, at once.")
+@reading
+def runbook(session: Session, out: Path | None) -> None:
+    """Print the page for the day: checks, commands, gates as they are now, ways out, and what to do at 3 a.m."""
+    from fixia_shardmig.runner.runbook import make_runbook, write_runbook
+
+    made = make_runbook(session.load())
+    if out is not None:
+        write_runbook(made, out)
+    session.result(made.to_json() | {"out": str(out) if out else None}, made.text if out is None else str(out))
+
+
+@cli.command()
 @click.argument("table")
 @click.argument("key", nargs=-1, required=True)
 @click.option(

@@ -18,8 +18,8 @@ import psycopg
 from fixia_shardmig.cutover.clients import pause_clients
 from fixia_shardmig.cutover.counts import Counts, count_rows
 from fixia_shardmig.cutover.drain import Drained, wait_applied, write_marker
-from fixia_shardmig.cutover.fence import fence_state, raise_fence, seal_fence
-from fixia_shardmig.cutover.gates import CONFLICTING, Gate, Look, all_gates
+from fixia_shardmig.cutover.fence import raise_fence, seal_fence
+from fixia_shardmig.cutover.gates import CONFLICTING, Gate, all_gates, take_look
 from fixia_shardmig.cutover.pooler_gates import pooler_gates
 from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
@@ -44,8 +44,8 @@ from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.retry import as_shardmig_error
-from fixia_shardmig.postgres.sessions import insert_lsn, is_open
-from fixia_shardmig.postgres.slots import emit_marker, slot_state
+from fixia_shardmig.postgres.sessions import is_open
+from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.tail.tail import MARKER_PREFIX
 
 FENCE_SHARE: Final = 0.5
@@ -119,18 +119,7 @@ def new_owner(journal: Journal) -> str:
 def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
     """Ask every gate, the rehearsed drain last, and only if the tail runs at all."""
     with run.step("gates"):
-        migration = run.journal.get()
-        observed = observe_sequences(run.sides, run.shard_map, catalog)
-        look = Look(
-            shard_map=run.shard_map,
-            catalog=catalog,
-            migration=migration,
-            tail=run.journal.tail_state(),
-            slot=slot_state(run.sides.source, migration.slot),
-            fence=fence_state(run.sides.source),
-            source_lsn=insert_lsn(run.sides.source),
-            sequences=plan_sequences(run.shard_map, catalog, observed),
-        )
+        look = take_look(run.shard_map, run.journal, run.sides, catalog)
         gates = all_gates(look, run.sides, run.options.limits, way_back=run.options.way_back)
         gates += pooler_gates(run.sides, "forward", max_pause_s=run.options.max_pause_s)
         if all(gate.ok for gate in gates if gate.name in {"phase", "tail", "lag", "slot"}):

@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
-from fixia_shardmig.cutover.fence import FenceState, lock_holders, prepared_transactions
+from fixia_shardmig.cutover.fence import FenceState, fence_state, lock_holders, prepared_transactions
 from fixia_shardmig.cutover.hooks import hook_program
-from fixia_shardmig.cutover.sequences import SequencePlan
+from fixia_shardmig.cutover.sequences import SequencePlan, observe_sequences, plan_sequences
 from fixia_shardmig.cutover.sides import Sides
 from fixia_shardmig.cutover.way_back import rehearse_subscription
+from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration, TailState
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
-from fixia_shardmig.postgres.sessions import Connection, scalar
-from fixia_shardmig.postgres.slots import BlockingTransaction, SlotState
+from fixia_shardmig.postgres.sessions import Connection, insert_lsn, scalar
+from fixia_shardmig.postgres.slots import BlockingTransaction, SlotState, slot_state
 
 VERIFIED_AGE_S_MAX: Final = 24 * 3600.0
 TAIL_AGE_S_MAX: Final = 5.0
@@ -127,6 +128,21 @@ class Look:
     fence: FenceState
     source_lsn: LSN
     sequences: tuple[SequencePlan, ...]
+
+
+def take_look(shard_map: ShardMap, journal: Journal, sides: Sides, catalog: Catalog) -> Look:
+    """Read what the gates decide on."""
+    migration = journal.get()
+    return Look(
+        shard_map=shard_map,
+        catalog=catalog,
+        migration=migration,
+        tail=journal.tail_state(),
+        slot=slot_state(sides.source, migration.slot),
+        fence=fence_state(sides.source),
+        source_lsn=insert_lsn(sides.source),
+        sequences=plan_sequences(shard_map, catalog, observe_sequences(sides, shard_map, catalog)),
+    )
 
 
 def all_gates(look: Look, sides: Sides, limits: Limits, *, way_back: bool = True) -> tuple[Gate, ...]:

@@ -291,7 +291,8 @@ def _source(context: Context, migration: Migration, problems: list[str]) -> tupl
     """Look at the slot where the migration needs one, or there is one."""
     with session(context.shard_map.source.url, "status") as source:
         look = look_at(source, migration.slot, migration.evidence)
-        needed = migration.slot_lsn is not None and writer_in(migration.phase) is not Writer.SHARDS
+        moved = writer_in(migration.phase) is Writer.SHARDS or migration.phase is Phase.ROLLED_BACK
+        needed = migration.slot_lsn is not None and not moved
         if not needed and look.seen.state is None:
             return insert_lsn(source), None
         problems += [str(danger) for danger in look.dangers if danger.level in {Level.WARNING, Level.CRITICAL}]

@@ -44,5 +44,5 @@ def test_the_page_has_every_field(shop: Shop) -> None:
     _check("verify", shop.json("verify", code=3))
     shop.sql("pros", "update users set name = 'user 2' where id = 2")
     shop.json("verify", code=0)
-    for command in ("status", "events", "lookup users 2", "--yes cutover"):
+    for command in ("status", "events", "runbook", "lookup users 2", "--yes cutover"):
         _check(command.removeprefix("--yes ").partition(" ")[0], shop.json(*command.split()))

@@ -24,8 +24,8 @@ LIST = Path("docs/explanation/what-we-do-not-promise.md")
 CALL = re.compile(r"(?<![\w$.-])(?:[\w.-]*/)*shardmig((?: +[^\s`'\"|&<>#]+)+)")
 SPAN = re.compile(r"`([^`]+)`")
 NEW_BLOCK = re.compile(r"\s*(?:[-*|] |\||\d+\. |$)")
-NO_COMMANDS = ("split value", "evaluated", "owns.", "mapping")
-"""What follows the name in strings that are none: names of columns, a sentence, the title of a JSON Schema."""
+NO_COMMANDS = ("split value", "evaluated", "owns.", "mapping", "probe", "rewrites. ")
+"""What follows the name in strings that are none: of columns and sessions, sentences, the title of a JSON Schema."""
 
 
 @cache
