@@ -7,6 +7,7 @@ code with the migration. Whatever happens, nothing is left running, unless it is
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,20 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import psycopg
+from psycopg import sql
+
+from fixia_shardmig.cutover.pooler_files import databases_ini
 from fixia_shardmig.cutover.result import CutoverResult
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.generator import populate
+from fixia_shardmig.demo.ledger import Entry
+from fixia_shardmig.demo.moves import Moves, PooledMoves
 from fixia_shardmig.demo.oracle import SOURCE, Judgement, judge
+from fixia_shardmig.demo.pooler import Pooler, find_pgbouncer
 from fixia_shardmig.demo.writers import HomeOf, Writers
 from fixia_shardmig.lookup import ShardRouter
+from fixia_shardmig.mapping.shard_map import PgBouncer
 from fixia_shardmig.model.errors import RefusedError, RowNotFoundError, ShardmigError
 from fixia_shardmig.runner.barrier import Moment, own_snapshot
 from fixia_shardmig.runner.context import Context, load
@@ -48,6 +57,9 @@ TRANSACTIONS_PER_S = 150.0
 
 SECONDS_AFTER = 5.0
 """How long the writers write to the shards before they go back."""
+
+SECONDS_SPLIT = 2.0
+"""How long they use the pooler's aliases while those are the one database."""
 
 SECONDS_BACK = 2.0
 """How long they write to the old database after that."""
@@ -150,11 +162,12 @@ def tell(*, users: int, seconds: float | None, keep: bool, say: Callable[[str], 
     """
     began = time.monotonic()
     outcome = Outcome()
-    with _servers(say) as (source_url, shard_urls):
+    with _servers(say) as setting:
+        source_url = setting.source_url
         say(f"a marketplace with {users:,} users opens on one PostgreSQL")
         outcome.rows = populate(source_url, users=users)
         say(f"it has {outcome.rows:,} rows in 38 tables")
-        env = _env(source_url, shard_urls)
+        env = _env(setting)
         context = load(_mapping_file(), say=lambda line: say(f"  {line}"), stop=stop, env=env)
         writers = Writers(source_url, threads=WRITERS, seed=users, transactions_per_s=TRANSACTIONS_PER_S)
         with ExitStack() as stack:
@@ -163,19 +176,19 @@ def tell(*, users: int, seconds: float | None, keep: bool, say: Callable[[str], 
             writers.start()
             say(f"{WRITERS} writers sign up, deal, change their kind, move things, delete, roll back, and never stop")
             _migrate(context, writers, outcome, wait_s=seconds or 0.0)
+            moves = setting.moves(writers, _home_of(router))
+            _split(context, moves)
             moments = [
-                _live_on_shards(
-                    context, writers, outcome, lambda: writers.move_to(shard_urls, home_of=_home_of(router)), stack
-                ),
-                _go_back(context, writers, outcome, lambda: writers.move_back(source_url), stack),
+                _live_on_shards(context, writers, outcome, moves, stack),
+                _go_back(context, writers, outcome, moves, stack),
             ]
-            _judge(context, writers, outcome, moments)
+            _judge(context, moves.ledger(), outcome, moments)
         counters = writers.counters()
         outcome.transactions, outcome.changes_during = counters.transactions, counters.changes
         outcome.writer_errors = dict(counters.errors)
         outcome.seconds = time.monotonic() - began
         if keep:
-            _keep(source_url, shard_urls, say, stop)
+            _keep(env, say, stop)
     return outcome
 
 
@@ -206,18 +219,29 @@ def _migrate(context: Context, writers: Writers, outcome: Outcome, *, wait_s: fl
         raise ShardmigError("the writers wrote nothing, so this shows nothing", hint="see the servers' logs")
 
 
-def _live_on_shards(
-    context: Context, writers: Writers, outcome: Outcome, move: Callable[[], None], stack: ExitStack
-) -> Moment:
+def _split(context: Context, moves: Moves) -> None:
+    """Split the application before its data, where a pooler makes that possible."""
+    if done := moves.split():
+        context.say(done)
+        with tail_running(context):
+            context.stop.wait(SECONDS_SPLIT)
+
+
+def _live_on_shards(context: Context, writers: Writers, outcome: Outcome, moves: Moves, stack: ExitStack) -> Moment:
     """Cut over, send the writers to the shards, and compare the moment of the switch while they write there."""
     moments: list[Moment] = []
     context.say("cutover")
+
+    def drained() -> None:
+        moves.drained()
+        moments.append(_moment(context, stack))
+
     writers.forget_gaps()
     outcome.cutover = cut_over(
         context,
         max_pause_s=MAX_PAUSE_S,
-        on_drained=lambda: moments.append(_moment(context, stack)),
-        on_switched=move,
+        on_drained=drained,
+        on_switched=moves.on_switched,
     )
     _refuse_not_switched(outcome.cutover, "cutover")
     context.say(f"  switched; fenced for {outcome.cutover.pause_ms:.0f} ms, and the writers write to the shards")
@@ -230,18 +254,21 @@ def _live_on_shards(
     return moments[0]
 
 
-def _go_back(
-    context: Context, writers: Writers, outcome: Outcome, move_back: Callable[[], None], stack: ExitStack
-) -> Moment:
+def _go_back(context: Context, writers: Writers, outcome: Outcome, moves: Moves, stack: ExitStack) -> Moment:
     """Roll back with all that was written since, let the writers write to the source again, compare that moment."""
     moments: list[Moment] = []
     context.say("rollback")
+
+    def drained() -> None:
+        moves.drained_back()
+        moments.append(_moment(context, stack))
+
     writers.forget_gaps()
     outcome.rollback = roll_back(
         context,
         max_pause_s=MAX_PAUSE_S,
-        on_drained=lambda: moments.append(_moment(context, stack)),
-        on_open=move_back,
+        on_drained=drained,
+        on_open=moves.on_open,
     )
     _refuse_not_switched(outcome.rollback, "rollback")
     context.say(f"  back; fenced for {outcome.rollback.pause_ms:.0f} ms, and the writers write to the old database")
@@ -266,7 +293,7 @@ def _longest_gap_ms(writers: Writers) -> int:
     return round(gap.seconds * 1000) if gap else 0
 
 
-def _judge(context: Context, writers: Writers, outcome: Outcome, moments: Sequence[Moment]) -> None:
+def _judge(context: Context, written: list[Entry], outcome: Outcome, moments: Sequence[Moment]) -> None:
     """Have the oracle read every row at both moments.
 
     The shards at the rollback are the source at the switch and what the ledger says; the source at the rollback is the
@@ -276,7 +303,7 @@ def _judge(context: Context, writers: Writers, outcome: Outcome, moments: Sequen
     switched, back = moments
     shard_urls = {name: endpoint.url for name, endpoint in context.shard_map.shards.items()}
     at_rollback = {name: ref.snapshot_name or "" for name, ref in back.shards.items()}
-    for source, ledger in ((switched.source, writers.ledger()), (back.source, [])):
+    for source, ledger in ((switched.source, written), (back.source, [])):
         snapshots = at_rollback | {SOURCE: source.snapshot_name or ""}
         outcome.judgement.add(judge(source.url, shard_urls, ledger=ledger, snapshots=snapshots))
 
@@ -306,19 +333,64 @@ def _no_tail() -> Any:  # noqa: ANN401  never returns
     raise ShardmigError("no tail has run", hint="shardmig demo")
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """The servers of the story; its URLs are secrets."""
+
+    source_url: str = field(repr=False)
+    shard_urls: Mapping[str, str] = field(repr=False)
+    pooler: Pooler | None
+
+    def moves(self, writers: Writers, home_of: HomeOf) -> Moves:
+        """Return how the writers come to the shards and back."""
+        if self.pooler is None:
+            return Moves(writers, source_url=self.source_url, shard_urls=self.shard_urls, home_of=home_of)
+        aliases = {shard: self.pooler.url(f"fixia_{shard}") for shard in SHARDS}
+        return PooledMoves(writers, source_url=self.source_url, shard_urls=aliases, home_of=home_of)
+
+
 @contextmanager
-def _servers(say: Callable[[str], None]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Start a source, and one server with three databases as shards; stop them whatever happens."""
+def _servers(say: Callable[[str], None]) -> Iterator[_Setting]:
+    """Start a source, one server with three databases as shards, and a PgBouncer; stop them whatever happens."""
     with tempfile.TemporaryDirectory(prefix="shardmig-demo-", ignore_cleanup_errors=True) as folder:
         place = Path(folder)
         place.chmod(0o755)
         with Cluster.create(place / "source") as source, Cluster.create(place / "shards") as shards:
             say(f"started PostgreSQL {source.major} as the source, and {shards.major} for three shards")
-            yield source.create_database("fixia"), {name: shards.create_database(f"fixia_{name}") for name in SHARDS}
+            source_url = source.create_database("fixia")
+            shard_urls = {name: shards.create_database(f"fixia_{name}") for name in SHARDS}
+            with _pooler(place / "pgbouncer", (source, shards), source_url, say) as pooler:
+                yield _Setting(source_url, shard_urls, pooler)
 
 
-def _env(source_url: str, shard_urls: Mapping[str, str]) -> dict[str, str]:
-    return {"PRIMARY_DATABASE_URL": source_url} | {SHARDS[name]: url for name, url in shard_urls.items()}
+@contextmanager
+def _pooler(
+    place: Path, clusters: Sequence[Cluster], source_url: str, say: Callable[[str], None]
+) -> Iterator[Pooler | None]:
+    """Start a PgBouncer whose three aliases are the source, as a role of all servers; None where none is installed."""
+    if find_pgbouncer() is None:
+        say("PgBouncer is not installed: the writers will be re-pointed by the demo, and meet the fence for a moment")
+        yield None
+        return
+    password = secrets.token_hex(8)
+    for cluster in clusters:
+        with psycopg.connect(cluster.url(), autocommit=True) as connection:
+            role = sql.SQL("CREATE ROLE fixia_app LOGIN SUPERUSER PASSWORD {}").format(sql.Literal(password))
+            connection.execute(role)
+    with Pooler(place, user="fixia_app", password=password) as pooler:
+        aliases = PgBouncer("", str(pooler.databases_file), {shard: f"fixia_{shard}" for shard in SHARDS})
+        pooler.start(databases_ini("fixia", source_url, aliases))
+        say("started PgBouncer, whose three aliases all are the source")
+        yield pooler
+
+
+def _env(setting: _Setting) -> dict[str, str]:
+    env = {"PRIMARY_DATABASE_URL": setting.source_url}
+    env |= {SHARDS[name]: url for name, url in setting.shard_urls.items()}
+    if setting.pooler is not None:
+        env["PGBOUNCER_ADMIN_URL"] = setting.pooler.admin_url
+        env["PGBOUNCER_DATABASES_FILE"] = str(setting.pooler.databases_file)
+    return env
 
 
 def _mapping_file() -> Path:
@@ -328,11 +400,11 @@ def _mapping_file() -> Path:
     raise ShardmigError("the demo's mapping is not installed", hint="install the package again")
 
 
-def _keep(source_url: str, shard_urls: Mapping[str, str], say: Callable[[str], None], stop: Event) -> None:
+def _keep(env: Mapping[str, str], say: Callable[[str], None], stop: Event) -> None:
     """Say where the servers are and wait; the passwords are those of throw-away servers on loopback."""
     path = Path(tempfile.gettempdir()) / f"shardmig-demo-{os.getpid()}.env"
     path.touch(mode=0o600)
-    lines = [f"export {name}='{url}'" for name, url in _env(source_url, shard_urls).items()]
+    lines = [f"export {name}='{url}'" for name, url in env.items()]
     path.write_text("\n".join(lines) + "\n", "utf-8")
     say(f"the servers run on; their URLs are in {path} (source it); Ctrl-C ends them")
     stop.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -140,6 +140,10 @@ class Writers:
         """
         self._book.open(list(shard_urls))
         self._control.route = _Route(dict(shard_urls), home_of)
+
+    def begin_ledger(self, places: Sequence[str]) -> None:
+        """Begin a new ledger of what is written to these places; where transactions go is not changed."""
+        self._book.open(places)
 
     def move_back(self, source_url: str) -> None:
         """Send each later transaction to the one database again; the shards' ledger stays to be judged."""
