@@ -64,7 +64,7 @@ def cut_over(
         _lift_left_over(context, journal)
         if journal.get().phase not in {Phase.TAILING, Phase.VERIFIED}:
             return _try(context, journal, options, hands)
-        with tail_running(context) as check:
+        with tail_running(context, explains=False) as check:
             _await_tail(context, journal, check)
             return _try(context, journal, options, hands)
 
@@ -113,7 +113,7 @@ def roll_back(
             return resume_rollback(context.shard_map, journal, options=options, hands=hands)
         if not has_way_back(journal.get()):
             return _try_back(context, journal, options, hands)
-        with tail_running(context) as check:
+        with tail_running(context, explains=False) as check:
             _await_way_back(journal, check)
             return _try_back(context, journal, options, hands)
 

@@ -326,8 +326,14 @@ def _shape(table: Table | None) -> frozenset[str]:
 
 
 @contextmanager
-def tail_running(context: Context, *, jobs: int = 2) -> Iterator[Callable[[], None]]:
+def tail_running(context: Context, *, jobs: int = 2, explains: bool = True) -> Iterator[Callable[[], None]]:
     """Have a tail run while the block works: another process's, or one in a thread of this process.
+
+    Args:
+        context: The migration.
+        jobs: As many at once.
+        explains: Whether a failure of ours is raised instead of a TemporaryError of the block, which only waited for
+            it; not where the block's error tells what it has left behind.
 
     Yields:
         A function for whoever waits for the tail: it raises at once what a tail of ours failed with, and
@@ -342,7 +348,8 @@ def tail_running(context: Context, *, jobs: int = 2) -> Iterator[Callable[[], No
         try:
             yield ours.check
         except TemporaryError:
-            ours.check()
+            if explains:
+                ours.check()
             raise
         finally:
             ours.end()
