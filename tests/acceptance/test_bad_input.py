@@ -27,9 +27,9 @@ PGBOUNCER = "/usr/sbin/pgbouncer"
 
 
 @pytest.fixture(scope="module")
-def odd_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def odd_cluster(servers_directory: Path) -> Iterator[Cluster]:
     """Give a server whose settings a test may change; they are put back by the next one that asks for others."""
-    with Cluster.create(tmp_path_factory.mktemp("odd"), settings={"fsync": "off"}) as cluster:
+    with Cluster.create(servers_directory / "odd-bad", settings={"fsync": "off"}) as cluster:
         yield cluster
 
 

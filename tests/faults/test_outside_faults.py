@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -51,10 +52,10 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def fragile_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def fragile_cluster(servers_directory: Path) -> Iterator[Cluster]:
     """Give a server of few connections that tests may crash."""
     settings = {**UNSAFE_BUT_FAST, "max_connections": str(CONNECTIONS)}
-    with Cluster.create(tmp_path_factory.mktemp("fragile"), settings=settings) as cluster:
+    with Cluster.create(servers_directory / "fragile-out", settings=settings) as cluster:
         yield cluster
 
 

@@ -6,6 +6,7 @@ A lock that the test holds keeps the program in the middle for as long as the fa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,9 @@ PROMPT_S = 45.0
 
 
 @pytest.fixture(scope="module")
-def fragile_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def fragile_cluster(servers_directory: Path) -> Iterator[Cluster]:
     """Give a server that tests may crash: every database of it is one test's alone."""
-    with Cluster.create(tmp_path_factory.mktemp("fragile"), settings=UNSAFE_BUT_FAST) as cluster:
+    with Cluster.create(servers_directory / "fragile-sto", settings=UNSAFE_BUT_FAST) as cluster:
         yield cluster
 
 

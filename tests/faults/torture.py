@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.generator import populate
 from fixia_shardmig.demo.oracle import judge
 from fixia_shardmig.demo.writers import Writers
-from tests.fixtures.fix_clusters import SHARDS, UNSAFE_BUT_FAST
+from tests.fixtures.fix_clusters import SHARDS, UNSAFE_BUT_FAST, quick_directory
 from tests.fixtures.fix_program import DEADLINE_S, LAST_WORDS, Ended, Program, Running, plain_environment
 
 MAPPING = Path(__file__).resolve().parents[2] / "mappings" / "fixia.yaml"
@@ -236,20 +235,18 @@ def main() -> int:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-    with tempfile.TemporaryDirectory(prefix="shardmig-torture-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        with (
-            Cluster.create(directory / "source", settings=UNSAFE_BUT_FAST) as source,
-            Cluster.create(directory / "target", settings=UNSAFE_BUT_FAST) as target,
-        ):
-            populate(source.create_database(TEMPLATE), users=USERS)
-            places = Places(source, target, TEMPLATE)
-            try:
-                torture(places, kills=given.kills, seed=given.seed, directory=directory, say=say)
-            except TortureError as error:
-                say(str(error))
-                return 1
+    with (
+        quick_directory() as directory,
+        Cluster.create(directory / "source", settings=UNSAFE_BUT_FAST) as source,
+        Cluster.create(directory / "target", settings=UNSAFE_BUT_FAST) as target,
+    ):
+        populate(source.create_database(TEMPLATE), users=USERS)
+        places = Places(source, target, TEMPLATE)
+        try:
+            torture(places, kills=given.kills, seed=given.seed, directory=directory, say=say)
+        except TortureError as error:
+            say(str(error))
+            return 1
     return 0
 
 
