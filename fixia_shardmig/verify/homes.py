@@ -39,10 +39,12 @@ class HomeSql:
     """What to read a table from, its own row under the alias `t`, and the number of the row's home shard.
 
     The number is the shard's place in `ShardMap.shard_names`, `EVERY_SHARD`, or NULL for a row without a home.
+    `constant` says that it is the same for every row.
     """
 
     source: sql.Composable
     number: sql.Composable
+    constant: bool = False
 
 
 def home_sql(shard_map: ShardMap, catalog: Catalog, table: TableName) -> HomeSql:
@@ -90,9 +92,9 @@ class _Homes:
         source = sql.SQL("{} AS t").format(relation(self._catalog.tables[name]))
         match self._rules[name]:
             case OnShard(shard):
-                return HomeSql(source, self._shard(shard))
+                return HomeSql(source, self._shard(shard), constant=True)
             case Reference():
-                return HomeSql(source, sql.SQL("{}::int4").format(sql.Literal(EVERY_SHARD)))
+                return HomeSql(source, sql.SQL("{}::int4").format(sql.Literal(EVERY_SHARD)), constant=True)
             case SplitByColumn() as rule:
                 value = sql.SQL("t.{}").format(sql.Identifier(rule.column))
                 return HomeSql(source, self._chosen(value, rule.homes, rule.otherwise))

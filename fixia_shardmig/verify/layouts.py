@@ -58,7 +58,14 @@ def layout_of(
     columns = {column.name: column for column in table.columns if _is_compared(column, counterparts)}
     key = table.primary_key or table.identity_columns
     order = [*key, *sorted(columns.keys() - set(key))]
-    fields = tuple(field_of(columns[n], nullable=_is_nullable(columns[n], counterparts)) for n in order)
+    fields = tuple(
+        field_of(
+            columns[n],
+            nullable=_is_nullable(columns[n], counterparts),
+            one_type=_is_of_one_type(columns[n], counterparts),
+        )
+        for n in order
+    )
     return Layout(name, fields[: len(key)], fields, buckets_for(table, source.leaves(name)), form)
 
 
@@ -78,3 +85,11 @@ def _is_compared(column: Column, counterparts: Mapping[str, Table]) -> bool:
 def _is_nullable(column: Column, counterparts: Mapping[str, Table]) -> bool:
     there = [table.column(column.name) for table in counterparts.values()]
     return not column.not_null or any(other is None or not other.not_null for other in there)
+
+
+def _is_of_one_type(column: Column, counterparts: Mapping[str, Table]) -> bool:
+    """Whether every side gives a column the same type: the hashes of 1 as int4 and as int8 differ."""
+    there = [table.column(column.name) for table in counterparts.values()]
+    return all(
+        other and (other.base_type, other.type_builtin) == (column.base_type, column.type_builtin) for other in there
+    )

@@ -1,4 +1,4 @@
-"""The two queries of a comparison: digests in buckets by key hash, and the rows of some buckets.
+"""The queries of a comparison: digests of a table or of its buckets by key hash, and the rows of some buckets.
 
 Both run on the source and on the shards and differ there only in what they read from and in the home's number.
 A bucket is a few low bits of a hash over the key's text: no server's collation or order has a say in it (pitfall 51).
@@ -72,21 +72,33 @@ def buckets_for(table: Table, leaves: tuple[Table, ...]) -> int:
 
 def on_shard(table: Table, number: int) -> HomeSql:
     """Return a shard's own table, whose rows all say that they live there."""
-    return HomeSql(sql.SQL("{} AS t").format(relation(table)), sql.SQL("{}::int4").format(sql.Literal(number)))
+    return HomeSql(
+        sql.SQL("{} AS t").format(relation(table)), sql.SQL("{}::int4").format(sql.Literal(number)), constant=True
+    )
 
 
 def digest_query(layout: Layout, rows: HomeSql, pages: PageRange | None = None) -> sql.Composed:
-    """Return the query for (home, bucket, count, sum, xor) of some blocks or all, one row for each pair that occurs."""
+    """Return the query for (home, bucket, count, sum, xor) of some blocks or all, one row for each pair that occurs.
+
+    What is the same for all rows is not grouped by: with one bucket and one home there is nothing to group.
+    """
+    one_bucket = layout.buckets == 1
+    inner = [sql.SQL("{} AS hash").format(row_hash_sql(layout.fields, layout.form))]
+    if not rows.constant:
+        inner.append(sql.SQL("{} AS home").format(rows.number))
+    if not one_bucket:
+        inner.append(sql.SQL("{} AS bucket").format(_bucket(layout)))
+    groups = [name for name, same in (("home", rows.constant), ("bucket", one_bucket)) if not same]
     return sql.SQL(
-        "SELECT home, bucket, count(*), sum(hash), bit_xor(hash)"
-        " FROM (SELECT {home} AS home, {bucket} AS bucket, {hash} AS hash FROM {source}{within} OFFSET 0) AS hashed"
-        " GROUP BY home, bucket"
+        "SELECT {home}, {bucket}, count(*), sum(hash), bit_xor(hash)"
+        " FROM (SELECT {inner} FROM {source}{within} OFFSET 0) AS hashed GROUP BY {groups} HAVING count(*) > 0"
     ).format(
-        home=rows.number,
-        bucket=_bucket(layout),
-        hash=row_hash_sql(layout.fields, layout.form),
+        home=rows.number if rows.constant else sql.Identifier("home"),
+        bucket=sql.SQL("0") if one_bucket else sql.Identifier("bucket"),
+        inner=sql.SQL(", ").join(inner),
         source=rows.source,
         within=sql.SQL("") if pages is None else _within(pages),
+        groups=sql.SQL(", ").join(map(sql.Identifier, groups)) if groups else sql.SQL("()"),
     )
 
 

@@ -103,7 +103,7 @@ class VerifyResult:
     """A whole comparison.
 
     Attributes:
-        hash_form: How rows were hashed, `hashtextextended` or `sha256`.
+        hash_form: How rows were hashed, `native`, `hashtextextended` or `sha256`.
         differences: The named ones, at most `comparison.NAMED_MAX` a table; `differences_total` counts all.
         objects: Only where something is missing.
         left: Tables that were not begun in time.

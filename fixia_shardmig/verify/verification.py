@@ -26,7 +26,7 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.sessions import scalar
-from fixia_shardmig.verify.canonical import PROBE, HashForm
+from fixia_shardmig.verify.canonical import NATIVE_PROBE, PROBE, HashForm
 from fixia_shardmig.verify.comparison import (
     Differences,
     Names,
@@ -190,17 +190,19 @@ class _Comparison:
         return tuple(compare_sequences(sessions, self._source.catalog, self._shard_catalogs, tables))
 
     def _hash_form(self) -> HashForm:
-        """Return the fast form if all servers hash alike and store text alike; see `canonical`."""
+        """Return the fastest form of which all servers can be believed to hash alike; see `canonical`."""
         sides = (self._source, *self._shards.values())
         if len({side.catalog.encoding for side in sides}) > 1:
             return HashForm.STABLE
 
-        def ask(side: Side) -> object:
+        def ask(side: Side) -> tuple[object, object]:
             with side.sessions.session("asking for sample hashes") as connection:
-                return scalar(connection, PROBE)
+                return scalar(connection, PROBE), scalar(connection, NATIVE_PROBE)
 
-        answers = self._workers.run([partial(ask, side) for side in sides])
-        return HashForm.FAST if len(set(answers)) == 1 else HashForm.STABLE
+        texts, natives = zip(*self._workers.run([partial(ask, side) for side in sides]), strict=True)
+        if len(set(texts)) > 1:
+            return HashForm.STABLE
+        return HashForm.FAST if len(set(natives)) > 1 else HashForm.NATIVE
 
     def _largest_first(self, tables: frozenset[TableName]) -> list[TableName]:
         catalog = self._source.catalog

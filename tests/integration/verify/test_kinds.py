@@ -312,7 +312,7 @@ def test_the_report_and_the_json_say_the_same(users: World) -> None:
     result = users.compare(RULES)
     text = render_text(result)
     assert "- clients  services  id=4" in text
-    assert "at LSN 0/ABCDEF by hashtextextended" in text
+    assert "at LSN 0/ABCDEF by native" in text
     assert "not equal: 1 difference" in text
     shown = result.to_json()
     assert ("0/ABCDEF", False) == (shown["at_lsn"], shown["equal"])
