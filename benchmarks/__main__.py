@@ -91,7 +91,7 @@ def _sections(options: argparse.Namespace) -> Generator[tuple[str, str], None, N
         if "converge" in options.parts:
             yield "converge", converge.measure(both, options.size)
         if "cutover" in options.parts:
-            yield "cutover", cutover.measure(both, options.size)
+            yield "cutover", cutover.measure(both, options.repeat, options.size)
         if {"copy", "verify"} & set(options.parts):
             yield from _market_sections(both, options, stack)
 

@@ -71,6 +71,7 @@ def _repoint(run: Run, direction: Direction) -> str:
         place("pooler.resumed")
         with run.step("probe"):
             failures += poolers.probe(identities(run.sides, direction), direction)
+            failures += poolers.settle()
         if failures:
             return "; ".join(failures)
         run.journal.add_evidence({WAITING: None})
@@ -104,7 +105,7 @@ def resume_clients(shard_map: ShardMap, journal: Journal, *, story: str) -> str:
         return ""
     poolers = Poolers(shard_map)
     try:
-        failures = poolers.resume()
+        failures = [*poolers.resume(), *poolers.settle()]
     finally:
         poolers.close()
     journal.add_evidence({WAITING: None})

@@ -37,6 +37,15 @@ PROBE_S: Final = 10.0
 
 PROBE_POLL_S: Final = 0.02
 
+LOGINS_S: Final = 1.0
+"""How long logins that are under way are waited for before a PAUSE; then it cuts them off."""
+
+RETRY_S: Final = "0.01"
+"""`server_login_retry` from RESUME until the clients go on."""
+
+SETTLE_S: Final = 0.3
+"""How long after a RESUME the settings of the files may hold again: the clients have server connections by then."""
+
 IDENTITY: LiteralString = "SELECT system_identifier::text, current_database() FROM pg_catalog.pg_control_system()"
 
 HOLDERS_SHOWN: Final = 5
@@ -111,10 +120,26 @@ class Pooler:
                 f"cannot read {self.file}: {reason}", hint="shardmig export pgbouncer writes it anew"
             ) from None
 
+    def prepare(self) -> None:
+        """Have no server connection be made while clients wait, which the PAUSE would cut off in its login (61).
+
+        After such a login PgBouncer makes none for `server_login_retry`, and refuses clients that ask meanwhile; and
+        `min_pool_size` has one made every third of a second, paused or not. `settle` takes this back.
+        """
+        self.console.set("min_pool_size", "0")
+        deadline = time.monotonic() + LOGINS_S
+        while time.monotonic() < deadline and self.console.logins(self.aliases):
+            time.sleep(PROBE_POLL_S)
+
     def resume(self) -> None:
-        """Let all clients go on."""
+        """Let all clients go on, at once even if a login was cut off."""
+        self.console.set("server_login_retry", RETRY_S)
         for alias in self.aliases:
             self.console.resume(alias)
+
+    def settle(self) -> None:
+        """Have the settings of the files hold again."""
+        self.console.reload()
 
     def repoint(self, direction: Direction) -> None:
         """Have the aliases lead elsewhere; the file first, so that a PgBouncer that starts meanwhile reads it."""
@@ -123,6 +148,7 @@ class Pooler:
             replace_file(self.file, rewritten(without(self.text(), frozenset(self.probes())), wanted))
             place("pooler.file_written")
         self.console.reload()
+        self.console.set("min_pool_size", "0")
         place("pooler.reloaded")
         if self.file is not None:
             self.refuse_unless(wanted)
@@ -231,13 +257,14 @@ class Poolers:
         pauses: list[Pause] = []
         try:
             for pooler in self.each:  # all are connected before the first client waits
+                pooler.prepare()
                 pauses += [pooler.console.pause(alias) for alias in pooler.aliases]
             for pause in pauses:
                 pause.send()
             if not await_pauses(pauses, deadline):
                 raise self._blocked()
         except BaseException as error:
-            failures = self.resume()
+            failures = [*self.resume(), *self.settle()]
             if failures and isinstance(error, ShardmigError):
                 error.message = f"{error.message}; {'; '.join(failures)}"
             raise
@@ -248,6 +275,12 @@ class Poolers:
     def resume(self) -> list[str]:
         """Let all clients go on, wherever a pooler can be reached; returns what could not be done."""
         return self._at_all(Pooler.resume, "not resumed")
+
+    def settle(self) -> list[str]:
+        """Some time after a RESUME, have the settings of the files hold again; returns what could not be done."""
+        if self.each:
+            time.sleep(SETTLE_S)
+        return self._at_all(Pooler.settle, "not reloaded")
 
     def repoint(self, direction: Direction) -> list[str]:
         """Re-point each pooler and resume it; returns what could not be done.

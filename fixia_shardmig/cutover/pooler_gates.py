@@ -74,7 +74,7 @@ def settings_fit(poolers: Poolers, *, max_pause_s: float) -> Gate:
     def look(pooler: Pooler) -> list[str]:
         config = pooler.console.config()
         told.append(_prepared(pooler.console.version(), config))
-        return [*_timeouts(config, max_pause_s), *_modes(pooler, config)]
+        return [*_timeouts(config, max_pause_s), *_modes(pooler, config), *_own_minimum(pooler, config)]
 
     hint = "set it in pgbouncer.ini and RELOAD; shardmig export pgbouncer shows all of them"
     return _gate("pooler_settings", poolers, look, lambda: "; ".join(dict.fromkeys(told)), hint=hint)
@@ -165,6 +165,13 @@ def _modes(pooler: Pooler, config: dict[str, str]) -> list[str]:
         for alias in modes
         if modes[alias] == "session"
     ]
+
+
+def _own_minimum(pooler: Pooler, config: dict[str, str]) -> list[str]:
+    """Only the setting for all databases can be held at 0 while clients wait."""
+    known, usual = pooler.console.databases(), int(config.get("min_pool_size") or 0)
+    own = [alias for alias in pooler.aliases if alias in known and known[alias].min_pool_size not in {0, usual}]
+    return [f"{alias} has a min_pool_size of its own, which makes logins that a PAUSE cuts off" for alias in own]
 
 
 def _prepared(version: tuple[int, ...], config: dict[str, str]) -> str:

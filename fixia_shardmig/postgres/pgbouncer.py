@@ -41,6 +41,7 @@ class PooledDatabase:
     port: int
     database: str
     pool_mode: str
+    min_pool_size: int
     paused: bool
     disabled: bool
 
@@ -110,6 +111,11 @@ class Console:
         """Return SHOW POOLS as it is, a row for each database and user that was met."""
         return self._rows("SHOW POOLS")
 
+    def logins(self, aliases: Iterable[str]) -> int:
+        """Return how many server connections of these databases are logging in."""
+        wanted = set(aliases)
+        return sum(int(row["sv_login"]) for row in self.pools() if row["database"] in wanted)
+
     def server_pids(self, aliases: Iterable[str]) -> list[int]:
         """Return the server processes behind these databases."""
         wanted = set(aliases)
@@ -139,6 +145,10 @@ class Console:
                 return False
             raise
         return True
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting until the next RELOAD, which takes all of them from the files."""
+        self.run(f"SET {name} = '{value}'")
 
     def reload(self) -> None:
         """Have the files read again. A mistake in them is not told: look at `databases` afterwards."""
@@ -314,6 +324,7 @@ def _database(row: dict[str, Any]) -> PooledDatabase:
         port=int(row["port"] or 0),
         database=str(row["database"] or ""),
         pool_mode=str(row["pool_mode"] or ""),
+        min_pool_size=int(row.get("min_pool_size") or 0),
         paused=bool(row["paused"]),
         disabled=bool(row["disabled"]),
     )

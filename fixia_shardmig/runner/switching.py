@@ -19,11 +19,14 @@ from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.returning import has_way_back
 from fixia_shardmig.runner.status import FRESH_S
 from fixia_shardmig.runner.tailing import build_on_all, tail_running
+from fixia_shardmig.schema.apply import pending
 from fixia_shardmig.tail.tail import MARKER_PREFIX
 
 TAIL_WAIT_S = 30.0
 POLL_S = 0.05
 JOBS = 2
+AFTER_SWITCH = "after_switch"
+"""The stage of the shards' DDL that must not be there while changes are applied."""
 
 
 def cut_over(
@@ -50,9 +53,11 @@ def cut_over(
     Raises:
         RefusedError, TemporaryError, StoppedError: Undone, or what is left to do; the message tells.
     """
+    nothing_waits = False
 
     def enable() -> None:
-        build_on_all(context, "after_switch", JOBS)
+        if not nothing_waits:
+            build_on_all(context, AFTER_SWITCH, JOBS)
         if on_switched is not None:
             on_switched()
 
@@ -66,7 +71,17 @@ def cut_over(
             return _try(context, journal, options, hands)
         with tail_running(context, explains=False) as check:
             _await_tail(context, journal, check)
+            nothing_waits = not _has_pending(context)  # asked while nobody has to wait for the answer
             return _try(context, journal, options, hands)
+
+
+def _has_pending(context: Context) -> bool:
+    """Whether a shard has something to turn on behind the switch."""
+    for endpoint in context.shard_map.shards.values():
+        with session(endpoint.url, "schema") as connection:
+            if pending(connection, AFTER_SWITCH):
+                return True
+    return False
 
 
 def _lift_left_over(context: Context, journal: Journal) -> None:

@@ -222,6 +222,23 @@ def test_clients_that_wait_go_on_at_the_new_server(front_of: Callable[..., Front
         ).fetchone()
 
 
+def test_clients_go_on_at_once_after_a_pause_that_min_pool_size_outlasts(front_of: Callable[..., Front]) -> None:
+    """Pitfall 61: every third of a second a login would be made and cut off, and then none for server_login_retry.
+
+    A new query in that time would be an error, and one that waits would wait on.
+    """
+    front = front_of(min_pool_size="2", server_login_retry="30")
+    run(front.url(), "SELECT 1")  # the minimum is kept for users who were there
+    front.poolers.pause(in_time())
+    time.sleep(1.0)
+    assert [] == front.poolers.repoint("forward")
+    assert leads_to(front.shard_map.shards["clients"].url) == database_seen_by(front.url())
+    with Console(front.programs[0].admin_url) as console:
+        assert ("0", "0.01") == tuple(console.config()[name] for name in ("min_pool_size", "server_login_retry"))
+        assert [] == front.poolers.settle()
+        assert ("2", "30") == tuple(console.config()[name] for name in ("min_pool_size", "server_login_retry"))
+
+
 def test_every_operation_may_be_done_again(front_of: Callable[..., Front]) -> None:
     """Pitfall 64: PAUSE of what is paused, RESUME of what is not, the same file once more."""
     front = front_of()
