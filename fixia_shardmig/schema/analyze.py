@@ -12,6 +12,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from fixia_shardmig.postgres.sessions import session
+from fixia_shardmig.schema.impatience import press_autovacuum
 
 _TABLES: LiteralString = """
 SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -37,6 +38,7 @@ def _analyze_each(url: str, waiting: SimpleQueue[tuple[str, str]]) -> None:
     """Take table after table. A commit need not reach the disk: who is told that all is done commits after it."""
     with session(url, "analyze") as connection:
         connection.execute("SET synchronous_commit = off")
+        press_autovacuum(connection)
         while True:
             try:
                 name = waiting.get_nowait()

@@ -24,6 +24,7 @@ from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, describe, scalar, session
 from fixia_shardmig.schema.dump_text import for_older_server
+from fixia_shardmig.schema.impatience import press_autovacuum
 from fixia_shardmig.schema.memory import is_sorted, memory_mb, workers_beside
 from fixia_shardmig.schema.shard_schema import STAGES, ShardSchema, Statement
 
@@ -324,6 +325,7 @@ def _open_builder(url: str) -> Connection:
     try:
         connection.execute(_SETTINGS)
         connection.execute("SET synchronous_commit = off")
+        press_autovacuum(connection)
         connection.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
     except BaseException:
         connection.close()
