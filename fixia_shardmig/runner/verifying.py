@@ -27,6 +27,7 @@ from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.runner.barrier import Moment, moment, moment_of_the_way_back
 from fixia_shardmig.runner.context import Context, refuse_other_plan
+from fixia_shardmig.runner.live_pace import live_pace
 from fixia_shardmig.runner.progress import Progress
 from fixia_shardmig.runner.returning import has_way_back
 from fixia_shardmig.runner.schemas import schema_differences
@@ -202,7 +203,11 @@ def _at_a_moment(
             kept.forget()
 
     find = moment_of_the_way_back if journal.get().phase is Phase.SWITCHED else moment
-    with tail_running(context) as check_tail, find(context, journal, check_tail) as at:
+    with (
+        tail_running(context) as check_tail,
+        find(context, journal, check_tail) as at,
+        live_pace(context, options.rate_bytes_per_s) as pace,
+    ):
         context.say(f"comparing at {at.lsn}; the tail was held for {at.held_ms} ms")
         age_s = options.max_snapshot_age_s
         return compare(
@@ -211,7 +216,9 @@ def _at_a_moment(
             tables=chosen,
             jobs=options.jobs,
             kept=known,
-            pacing=Pacing(options.rate_bytes_per_s, None if age_s is None else time.monotonic() + age_s),
+            pacing=Pacing(
+                options.rate_bytes_per_s, None if age_s is None else time.monotonic() + age_s, pace.verdict
+            ),
             on_compared=keep,
         )
 

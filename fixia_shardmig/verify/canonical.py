@@ -68,7 +68,7 @@ _SIDE = f"{{h}} # (CASE WHEN {{x}} < {{type}} '{_ZERO}' THEN 1::int8 ELSE 0 END)
 _TIMESTAMP = f"timestamp_hash_extended({{x}}, timestamp_hash_extended({_CUT}, {_SIDE}))".replace("{type}", "timestamp")
 _TIMESTAMPTZ = f"hash_array_extended(ARRAY[{{x}}, {_CUT}], {_SIDE})".replace("{type}", "timestamptz")
 
-NATIVE_TYPES = {
+NATIVE_TYPES: dict[str, tuple[LiteralString, LiteralString]] = {
     "bool": ("hashint4extended({x}::int4, {h})", "false"),
     "int2": ("hashint2extended({x}, {h})", "'0'"),
     "int4": ("hashint4extended({x}, {h})", "'0'"),
@@ -82,7 +82,7 @@ NATIVE_TYPES = {
 it equal to that value: NULLs have their bits in the first seed. An array of values that are never NULL keeps the seed.
 """
 
-_SAMPLES = {
+_SAMPLES: dict[str, LiteralString] = {
     "bool": "(n % 2 = 0)",
     "int2": "((n - 20) * 1637)::int2",
     "int4": "((n - 20) * 107374182)::int4",
@@ -95,12 +95,14 @@ _SAMPLES = {
 }
 
 
-def _native_probe() -> str:
-    samples = _SAMPLES | {"timestamptz": f"({_SAMPLES['timestamp']}) AT TIME ZONE 'UTC'"}
-    hashes = [NATIVE_TYPES[name][0].format(x=f"({sample})", h="seed") for name, sample in samples.items()]
-    listed = ", ".join(hashes)
+def _native_probe() -> LiteralString:
+    in_utc: LiteralString = f"({_SAMPLES['timestamp']}) AT TIME ZONE 'UTC'"
+    samples: dict[str, LiteralString] = {**_SAMPLES, "timestamptz": in_utc}
+    hashes: list[LiteralString] = [
+        NATIVE_TYPES[name][0].replace("{x}", f"({sample})").replace("{h}", "seed") for name, sample in samples.items()
+    ]
     return (
-        f"SELECT array_agg(ARRAY[{listed}] ORDER BY n, seed)::text FROM generate_series(0, 40) AS n,"
+        f"SELECT array_agg(ARRAY[{', '.join(hashes)}] ORDER BY n, seed)::text FROM generate_series(0, 40) AS n,"
         " (VALUES (0::int8), (-1), (81985529216486895)) AS s (seed)"
     )
 

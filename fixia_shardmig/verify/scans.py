@@ -20,7 +20,7 @@ from functools import partial
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import UnroutableError
 from fixia_shardmig.model.names import TableName
-from fixia_shardmig.model.throttle import Bucket
+from fixia_shardmig.model.throttle import Bucket, Verdict
 from fixia_shardmig.verify.comparison import Digest, Digests, combined, differing_buckets, expected_on
 from fixia_shardmig.verify.homes import HomeSql
 from fixia_shardmig.verify.queries import BUCKET_ROWS, Layout, PageRange, digest_query
@@ -63,10 +63,14 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """How a comparison is held back: bytes a second over all workers, and after when no table is begun any more."""
+    """How a comparison is held back: bytes a second over all workers, and after when no table is begun any more.
+
+    `verdict` says between two ranges whether to go on, and at another rate than the one of the beginning.
+    """
 
     rate_bytes_per_s: int | None = None
     until_s: float | None = None
+    verdict: Callable[[], Verdict] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,7 @@ class Scans:
     def _read(self, part: _Part, on_scanned: Callable[[Scanned], None]) -> Scanned | None:
         """Read one range; returns its table once all of it is read."""
         table, side = part.layout.table, part.side
+        self._wait(0)  # a pause may last so long that the table is late
         if self._is_late(table):
             return None
         self._wait(part.size_bytes)
@@ -211,12 +216,15 @@ class Scans:
             return False
 
     def _wait(self, size_bytes: int) -> None:
-        """Wait until what was read so far is paid for, then take this range's bytes on credit."""
+        """Wait for leave and until what was read so far is paid for, then take this range's bytes on credit."""
         while True:
             self._workers.check()
+            verdict = self._pacing.verdict() if self._pacing.verdict else None
             with self._lock:
                 now_s = time.monotonic()
-                wait_s = self._bucket.wait_s(now_s)
+                if verdict:
+                    self._bucket.set_rate(now_s, verdict.rate_bytes_per_s)
+                wait_s = POLL_S if verdict and verdict.held else self._bucket.wait_s(now_s)
                 if wait_s <= 0:
                     self._bucket.spend(now_s, size_bytes)
                     return

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from fixia_shardmig.journal.control import change_control
 from fixia_shardmig.journal.passes import Pass
 from fixia_shardmig.mapping.shard_map import Follows, OnShard, Path, Rule, SplitByColumn, SplitBySql
 from fixia_shardmig.model.errors import StoppedError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.throttle import MEBIBYTE, Control, Verdict
+from fixia_shardmig.runner import live_pace
 from fixia_shardmig.runner.context import Context, load
 from fixia_shardmig.runner.verifying import VerifyOptions, verify_every, verify_now
 from fixia_shardmig.verify import scans
+from fixia_shardmig.verify.queries import digest_query
 from fixia_shardmig.verify.render import render_text
 from fixia_shardmig.verify.result import VerifyResult
 from fixia_shardmig.verify.scans import Pacing, Progress
@@ -111,6 +116,39 @@ def test_a_rate_is_kept_over_all_workers(world: World, monkeypatch: pytest.Monke
     last_bytes = seen[-1].size_bytes - seen[-2].size_bytes
     assert clock.now * rate >= seen[-1].total_bytes - max(last_bytes, rate * scans.RANGE_S) - rate
     assert clock.now * rate <= seen[-1].total_bytes * 1.1
+
+
+def test_pause_and_throttle_reach_a_verify_that_runs(
+    copied: Migration, telling: tuple[Context, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read while paused; another rate holds from the next range on; then it goes on to the end."""
+    context, said = telling
+    monkeypatch.setattr(live_pace, "LOOK_EVERY_S", 0.0)
+    asked = iter([Control(paused=True)] * 3 + [Control(rate_bytes_per_s=64 * MEBIBYTE)] * 3)
+    seen: list[Verdict | str] = []
+    verdict = live_pace.LivePace.verdict
+
+    def look(self: live_pace.LivePace) -> Verdict:
+        with copied.journal() as journal:
+            change_control(journal, "asked", lambda now: next(asked, now))
+        seen.append(verdict(self))
+        return verdict(self)
+
+    def read(*args: Any) -> Any:
+        seen.append("read")
+        return digest_query(*args)
+
+    monkeypatch.setattr(live_pace.LivePace, "verdict", look)
+    monkeypatch.setattr(scans, "digest_query", read)
+    assert verify_now(context, VerifyOptions(jobs=1)).equal
+    begun = seen.index("read")
+    told = [one for one in seen[:begun] if isinstance(one, Verdict)]
+    assert [True, True, True, False] == [one.held for one in told[:4]]
+    assert 64 * MEBIBYTE == told[-1].rate_bytes_per_s
+    assert {
+        "slowed down: paused by an operator; shardmig resume lets it go on",
+        "slowed down: limited to 64.0 MiB/s",
+    } <= set(said)
 
 
 def test_old_snapshots_are_given_back_and_the_rest_has_another_moment(
