@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from fixia_shardmig.copy.line import read_copy
+from fixia_shardmig.copy.relay import PythonSorter
 from fixia_shardmig.model.errors import TemporaryError
 from fixia_shardmig.postgres import replication, sessions, silence
 from fixia_shardmig.postgres.replication import Stream
@@ -67,16 +69,30 @@ def test_a_statement_that_takes_long_is_left_alone(source_url: str) -> None:
     assert [] == failures
 
 
+def _select(connection: Connection) -> None:
+    connection.execute("select 1")
+
+
+def _copy_out(connection: Connection) -> None:
+    """Read rows from the socket itself, of which libpq knows nothing."""
+    for _ in read_copy(connection, "COPY (SELECT 1) TO STDOUT", PythonSorter(binary=False, routed=False, homes=1)):
+        pass
+
+
+@pytest.mark.parametrize("act", [_select, _copy_out])
 @pytest.mark.parametrize("break_line", [Proxy.stall, Proxy.half_open])
 def test_a_line_on_which_nothing_gets_through_is_cut(
-    source_url: str, proxy_to: Callable[[str], Proxy], break_line: Callable[[Proxy], None]
+    source_url: str,
+    proxy_to: Callable[[str], Proxy],
+    break_line: Callable[[Proxy], None],
+    act: Callable[[Connection], None],
 ) -> None:
     """TCP is content, and the statement would wait for ever."""
     proxy = proxy_to(source_url)
     connection = connect(proxy.url, "silent")
     watched = _watched(connection, proxy.url)
     break_line(proxy)
-    with _waiting(connection, lambda: connection.execute("select 1")) as failures:
+    with _waiting(connection, lambda: act(connection)) as failures:
         assert [True, False] == [watched.look(), watched.look()]
     assert [psycopg.OperationalError] == [type(failure) for failure in failures]
 
