@@ -131,7 +131,6 @@ class Batches:
         return True
 
     def _merge(self, *, merging: bool) -> None:
-        self.router.merging = merging
         for shard in self.shards:
             shard.merging = merging
 
@@ -153,11 +152,16 @@ class Batches:
         self.router.begin()
         try:
             self.router.route(batch)
-            moved = settle_everything(self.router) if everything else settle(self.router)
-            self._on_all(ShardSession.flush)
+            if self.router.unsettled or everything:
+                moved = settle_everything(self.router) if everything else settle(self.router)
+                self._on_all(ShardSession.flush)
+            else:
+                moved = 0
+                self._begin_sending()
             place("tail.before_record")
             self.journal.write_batch_record(start, end, self.router.decisions.to_bytes())
             place("tail.recorded")
+            self._on_all(ShardSession.flush)
             self._on_all(lambda shard: shard.commit(end, settled=everything))
             if self.router.decisions.part:
                 place("tail.before_parts_dropped")
@@ -168,6 +172,16 @@ class Batches:
         self.moved_rows += moved
         self._count_missed()
         self.locations.trim()
+
+    def _begin_sending(self) -> None:
+        """Have shards send the rest while the record is written, which is final where nothing has to move.
+
+        A batch that fails on a shard after all has a record that no shard has committed: it means nothing, and the next
+        one takes its place.
+        """
+        for shard in self.shards:
+            if shard.pending:
+                shard.start_flush(self._threads)
 
     def _keep_part(self, number: int, content: bytes) -> None:
         place("tail.before_part")

@@ -88,7 +88,6 @@ class Router:
         self.shards = shards
         self.locations = locations
         self.loose = False
-        self.merging = False
         self.decisions = Decisions()
         self.unsettled = Unsettled(overflow.spool)
         self.missed: dict[TableName, int] = {}
@@ -123,7 +122,7 @@ class Router:
         """Route whole transactions. Raises UnroutableError or DriftError; the caller then rolls back."""
         if (
             kernel.IS_COMPILED
-            and self.merging
+            and all(shard.merging for shard in self.shards)
             and not self.loose
             and not any(one.changes.streamed for one in transactions)
         ):

@@ -67,19 +67,21 @@ HEARTBEAT_S = 10.0
 DRIFT_S = 10.0
 
 
-GC_THRESHOLDS = (50_000, 20, 50)
-"""A batch is a hundred thousand objects, none of them in a cycle: looking for cycles took a quarter of the time."""
+CYCLES_S = 10.0
+"""How often cycles are looked for. A batch is some hundred thousand objects, none of them in a cycle: a look whenever
+many of them were made took a tenth of our time."""
 
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Have the garbage collector look for cycles less often meanwhile."""
-    before = gc.get_threshold()
-    gc.set_threshold(*GC_THRESHOLDS)
+    """Have the garbage collector look for cycles only when it is told to."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(slots=True)
@@ -140,7 +142,7 @@ class Tail:
         self._barrier: int | None = None
         self._reached: int | None = None
         self._commit_time: datetime | None = None
-        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "drift", "idle"), 0.0)
+        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "drift", "idle", "cycles"), 0.0)
         self._rate = (time.monotonic(), 0, 0.0)
         with ExitStack() as opened:
             self._open(opened, spool)
@@ -433,6 +435,8 @@ class Tail:
 
     def _control(self) -> bool:
         """Look at what others ask of the tail; False when the writes are no longer the source's."""
+        if self._due("cycles", CYCLES_S):
+            gc.collect()
         if self._due("heartbeat", HEARTBEAT_S):
             emit_marker(self._source, MARKER_PREFIX, b"heartbeat")
         if self._drift is None and self._due("drift", DRIFT_S):

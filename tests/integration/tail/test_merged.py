@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fixia_shardmig.tail import kernel
+from fixia_shardmig.journal.journal import Journal
+from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.tail import kernel, shards
 from fixia_shardmig.tail.bulk import Bulk
 from fixia_shardmig.tail.net import NetChange
+from fixia_shardmig.tail.shards import MERGED_TABLE_MIN, ShardSession
 from tests.fixtures.fix_migrations import Migration
 from tests.integration.tail.test_changes import DDL, HOMES, TABLES
 
@@ -19,6 +22,12 @@ if TYPE_CHECKING:  # it may not have been built
 MANY = (
     "INSERT INTO users SELECT n, chr(97 + n % 3), 'u' || n, repeat('t', CASE WHEN n % 50 = 0 THEN 9000 ELSE 1 END),"
     " E'tab\\t, line\\n, \\\\N and \\\\' FROM generate_series(1000, 2999) n"
+)
+
+SWAP = (
+    "UPDATE users SET email = 'nobody' WHERE id = 1",
+    "UPDATE users SET email = 'ann' WHERE id = 4",
+    "UPDATE users SET email = 'dan' WHERE id = 1",
 )
 
 
@@ -71,16 +80,36 @@ def test_many_rows_come_change_and_go_in_one_batch(shop: Migration, merged: list
     shop.judge(HOMES)
 
 
-def test_a_swap_among_many_changes_goes_in_the_sources_order(shop: Migration) -> None:
+def test_a_swap_among_many_changes_goes_in_the_sources_order(
+    shop: Migration, merged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pitfall 27: merged, the two rows would meet in the unique index; the batch is applied in order instead."""
-    shop.run(
-        MANY,
-        "UPDATE users SET email = 'nobody' WHERE id = 1",
-        "UPDATE users SET email = 'ann' WHERE id = 4",
-        "UPDATE users SET email = 'dan' WHERE id = 1",
-        "UPDATE users SET big = 'x' WHERE id BETWEEN 2000 AND 2400",
-    )
+    monkeypatch.setattr(shards, "MERGED_MIN", MERGED_TABLE_MIN)
+    shop.run(MANY, *SWAP, "UPDATE users SET big = 'x' WHERE id BETWEEN 2000 AND 2400")
     assert shop.tail().conflicts == 0
+    assert "users" in merged
+    shop.judge(HOMES)
+
+
+def test_no_shard_commits_before_all_have_taken_the_batch(shop: Migration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 7: the record is written while shards still send; when one of them refuses, none has committed."""
+    happened: list[str] = []
+    write, commit = Journal.write_batch_record, ShardSession.commit
+
+    def noting_record(journal: Journal, start: LSN, end: LSN, content: bytes) -> None:
+        happened.append("record")
+        write(journal, start, end, content)
+
+    def noting_commit(shard: ShardSession, lsn: LSN, *, settled: bool = False) -> None:
+        happened.append("commit")
+        commit(shard, lsn, settled=settled)
+
+    shop.run(MANY, *SWAP)
+    monkeypatch.setattr(shards, "MERGED_MIN", MERGED_TABLE_MIN)
+    monkeypatch.setattr(Journal, "write_batch_record", noting_record)
+    monkeypatch.setattr(ShardSession, "commit", noting_commit)
+    shop.tail()
+    assert happened[:5] == ["record", "record", *["commit"] * 3]
     shop.judge(HOMES)
 
 
