@@ -1,7 +1,9 @@
 """Brings source and shards to one LSN and opens a snapshot on each side there, while writes go on.
 
-The tail holds first, then a temporary slot gives the source's snapshot at an LSN X that cannot be behind the tail, then
-the tail goes exactly to X and holds again until the shards' snapshots are open (docs/explanation/barrier.md).
+Transactions that are older than us are waited for first: a slot is made only once they have ended, and the tail need
+not stand still for so long. Then the tail holds, then a temporary slot gives the source's snapshot at an LSN X that
+cannot be behind the tail, then the tail goes exactly to X and holds again until the shards' snapshots are open
+(docs/explanation/barrier.md).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.replication import replication_connection
 from fixia_shardmig.postgres.sessions import connect, scalar, session
-from fixia_shardmig.postgres.slots import create_slot, emit_marker
+from fixia_shardmig.postgres.slots import SlotSnapshot, create_slot, emit_marker
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.copying import naming_blockers
 from fixia_shardmig.tail.tail import MARKER_PREFIX
@@ -29,6 +31,9 @@ from fixia_shardmig.verify.snapshots import SnapshotRef
 
 BARRIER_S = 120.0
 """How long the tail may be held in all; then it goes on by itself and the verify has to be started again."""
+
+SLOT_S = 120.0
+"""How long a slot may wait for older transactions; they are named meanwhile."""
 
 POLL_S = 0.02
 MOMENTS_TRIED = 20
@@ -55,6 +60,8 @@ def moment(context: Context, journal: Journal, check_tail: Callable[[], None]) -
         check_tail: From `tail_running`: raises when there is no tail to wait for any more.
     """
     with ExitStack() as stack:
+        with _slot(context, context.shard_map.source.url, f"shardmig_verify_{context.shard_map.name}_before"):
+            pass
         with holding(context, journal, check_tail, stack) as held:
             shards = {
                 name: own_snapshot(endpoint.url, f"snapshot {name}", stack)
@@ -181,14 +188,21 @@ def _source_snapshot(context: Context, stack: ExitStack) -> tuple[LSN, SnapshotR
 def _snapshot_at_lsn(context: Context, url: str, side: str, stack: ExitStack) -> tuple[LSN, SnapshotRef]:
     number = 0 if side == "source" else 1 + context.shard_map.shard_names.index(side)
     name = f"shardmig_verify_{context.shard_map.name}{f'_{number}' if number else ''}"
-    with replication_connection(url, "verify slot") as walsender:
-        with naming_blockers(context, walsender, next_command="shardmig verify"):
-            made = create_slot(walsender, name, temporary=True)
+    with _slot(context, url, name) as made:
         holder = connect(url, "verify snapshot")
         stack.callback(holder.close)
         holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         holder.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(made.snapshot_name)))
         return made.lsn, SnapshotRef(url, scalar(holder, "SELECT pg_export_snapshot()"))
+
+
+@contextmanager
+def _slot(context: Context, url: str, name: str) -> Iterator[SlotSnapshot]:
+    """Make a temporary slot once older transactions have ended; it is gone with the block."""
+    with replication_connection(url, "verify slot") as walsender:
+        with naming_blockers(context, walsender, next_command="shardmig verify", url=url, within_s=SLOT_S):
+            made = create_slot(walsender, name, temporary=True)
+        yield made
 
 
 def own_snapshot(url: str, purpose: str, stack: ExitStack) -> SnapshotRef:

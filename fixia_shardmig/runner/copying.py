@@ -26,7 +26,7 @@ from fixia_shardmig.copy.statements import chunk_task
 from fixia_shardmig.copy.worker import ChunkResult, ChunkTask
 from fixia_shardmig.journal.journal import Journal, end_earlier_epochs, prepare_shard, set_position
 from fixia_shardmig.journal.records import Migration, SnapshotEpoch
-from fixia_shardmig.model.errors import RefusedError, ShardmigError
+from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
@@ -227,15 +227,31 @@ def _first_snapshot(
 
 
 @contextmanager
-def naming_blockers(context: Context, walsender: Connection, *, next_command: str) -> Iterator[None]:
-    """While a slot waits for older transactions to end, say which they are (pitfall 40); a signal ends the wait."""
+def naming_blockers(
+    context: Context, walsender: Connection, *, next_command: str, url: str = "", within_s: float | None = None
+) -> Iterator[None]:
+    """While a slot waits for older transactions to end, say which they are (pitfall 40); a signal ends the wait.
+
+    Args:
+        context: Who is told.
+        walsender: Makes the slot.
+        next_command: What to run again.
+        url: Of the slot's server; the source's without it.
+        within_s: After this time the slot is given up; None for as long as it takes.
+
+    Raises:
+        TemporaryError: The time was up.
+        StoppedError: A signal came.
+    """
     done = Event()
+    began = time.monotonic()
 
     def watch() -> None:
-        told = time.monotonic()
-        with suppress(ShardmigError, psycopg.Error), session(context.shard_map.source.url, "slot watch") as connection:
+        told = began
+        at = url or context.shard_map.source.url
+        with suppress(ShardmigError, psycopg.Error), session(at, "slot watch") as connection:
             while not done.wait(POLL_S):
-                if context.stop.is_set():
+                if context.stop.is_set() or (within_s is not None and time.monotonic() - began > within_s):
                     walsender.cancel_safe(timeout=CANCEL_S)
                 elif time.monotonic() - told >= BLOCKERS_AFTER_S:
                     told = time.monotonic()
@@ -248,6 +264,11 @@ def naming_blockers(context: Context, walsender: Connection, *, next_command: st
         yield
     except errors.QueryCanceled:
         context.refuse_if_stopped("waiting for the slot", next_command)
+        if within_s is not None:
+            raise TemporaryError(
+                f"older transactions have kept a slot from being made for {within_s:g} s",
+                hint=f"let them end, or end them; then: {next_command}",
+            ) from None
         raise
     finally:
         done.set()

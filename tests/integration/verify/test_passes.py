@@ -6,16 +6,18 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 
 from fixia_shardmig.journal.control import change_control
 from fixia_shardmig.journal.passes import Pass
 from fixia_shardmig.mapping.shard_map import Follows, OnShard, Path, Rule, SplitByColumn, SplitBySql
-from fixia_shardmig.model.errors import StoppedError
+from fixia_shardmig.model.errors import StoppedError, TemporaryError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.throttle import MEBIBYTE, Control, Verdict
-from fixia_shardmig.runner import live_pace
+from fixia_shardmig.postgres.sessions import scalar
+from fixia_shardmig.runner import barrier, copying, live_pace
 from fixia_shardmig.runner.context import Context, load
 from fixia_shardmig.runner.verifying import VerifyOptions, verify_every, verify_now
 from fixia_shardmig.verify import scans
@@ -149,6 +151,27 @@ def test_pause_and_throttle_reach_a_verify_that_runs(
         "slowed down: paused by an operator; shardmig resume lets it go on",
         "slowed down: limited to 64.0 MiB/s",
     } <= set(said)
+
+
+def test_a_transaction_that_keeps_the_slot_is_named_until_a_deadline_and_the_tail_is_not_held(
+    copied: Migration, telling: tuple[Context, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pitfall 40: who is waited for is said; past the deadline nothing is compared, and no barrier was asked for."""
+    context, said = telling
+    monkeypatch.setattr(copying, "BLOCKERS_AFTER_S", 0.0)
+    monkeypatch.setattr(barrier, "SLOT_S", 0.7)
+    with psycopg.connect(context.shard_map.source.url, application_name="the long one") as long:
+        long.execute("INSERT INTO tiny VALUES (2, 'open')")
+        with pytest.raises(TemporaryError, match=r"have kept a slot from being made for 0\.7 s"):
+            verify_now(context)
+        assert any("waits for an open transaction" in line and "the long one" in line for line in said)
+        with copied.journal() as journal:
+            assert 0 == scalar(journal.connection, "SELECT count(*) FROM shardmig.barrier")
+        long.rollback()
+    assert verify_now(context).equal
+    with copied.journal() as journal:
+        held = [event.detail["held_ms"] for event in journal.events() if event.event == "barrier"]
+    assert f"the tail was held for {held[-1]} ms" in " ".join(said)
 
 
 def test_old_snapshots_are_given_back_and_the_rest_has_another_moment(
