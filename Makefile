@@ -1,6 +1,7 @@
 # make test   everything a change must pass, also on a fresh machine: environment, `make check`, pytest
 # make check  the gate alone, without servers
 # make torture  200 kills at random moments of whole migrations, in about a quarter of an hour (KILLS=, SEED= to replay)
+# make torture-cutover  100 kills from the cutover to finalize, in about five minutes
 # make bench  speed beside peers and limits, for a quiet machine (docs/explanation/performance.md)
 # make demo   the whole story on embedded PostgreSQL, in about a minute
 PYTHON ?= python3
@@ -12,7 +13,7 @@ KILLS ?= 200
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench torture clean
+.PHONY: help demo test check format docs bench torture torture-cutover clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -49,6 +50,10 @@ bench: $(VENV)/.stamp-system
 
 torture: $(VENV)/.stamp-system
 	$(BIN)/python -m tests.faults.torture --kills $(KILLS) --seed $(SEED)
+
+torture-cutover: KILLS = 100
+torture-cutover: $(VENV)/.stamp-system
+	$(BIN)/python -m tests.faults.torture --cutover --kills $(KILLS) --seed $(SEED)
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,6 +1,7 @@
 """kill -9 at random moments of whole migrations under live writers, resumed each time, ended by verify and an oracle.
 
     python -m tests.faults.torture --kills 200 --seed 1
+    python -m tests.faults.torture --cutover --kills 100 --seed 1      from the cutover on: see torture_cutover
 
 One round is one migration: copy, tail with its schema stages, verify. Everything random of a round follows from its
 seed (the next round's is one more): options, how many kills, whom they hit, and when. The machine's pace does not, so a
@@ -27,6 +28,7 @@ from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.demo.generator import populate
 from fixia_shardmig.demo.oracle import judge
 from fixia_shardmig.demo.writers import Writers
+from tests.faults import torture_cutover
 from tests.fixtures.fix_clusters import SHARDS, UNSAFE_BUT_FAST, quick_directory
 from tests.fixtures.fix_program import DEADLINE_S, LAST_WORDS, Ended, Program, Running, plain_environment
 
@@ -229,6 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.torture", description=about)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cutover", action="store_true", help="kill from the cutover on")
     given = parser.parse_args()
 
     def say(line: str) -> None:
@@ -240,11 +243,15 @@ def main() -> int:
         Cluster.create(directory / "source", settings=UNSAFE_BUT_FAST) as source,
         Cluster.create(directory / "target", settings=UNSAFE_BUT_FAST) as target,
     ):
-        populate(source.create_database(TEMPLATE), users=USERS)
-        places = Places(source, target, TEMPLATE)
         try:
-            torture(places, kills=given.kills, seed=given.seed, directory=directory, say=say)
-        except TortureError as error:
+            if given.cutover:
+                clusters = (source, target)
+                torture_cutover.torture(clusters, kills=given.kills, seed=given.seed, directory=directory, say=say)
+            else:
+                populate(source.create_database(TEMPLATE), users=USERS)
+                places = Places(source, target, TEMPLATE)
+                torture(places, kills=given.kills, seed=given.seed, directory=directory, say=say)
+        except (TortureError, torture_cutover.TortureError) as error:
             say(str(error))
             return 1
     return 0
