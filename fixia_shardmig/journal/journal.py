@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString, Self
 
@@ -309,6 +309,35 @@ class Journal:
             " WHERE id = %s",
             (epoch, rows, size_bytes, chunk_id),
         )
+
+    def renew_files(self, files: Mapping[TableName, int]) -> list[TableName]:
+        """Record in which file each table's blocks are; returns the tables that have to be read again from the start.
+
+        Blocks of another file have other rows, so none of its chunks counts as done. A table of one chunk was read at
+        once, and what is done of it stays so.
+        """
+        with self.connection.transaction():
+            known = self.connection.execute("SELECT schema_name, table_name, file FROM shardmig.table_file").fetchall()
+            before = {TableName(schema, name): file for schema, name, file in known}
+            changed = [table for table, file in files.items() if before.get(table) != file]
+            again = [table for table in changed if self._reopen_chunks(table)]
+            self.connection.cursor().executemany(
+                "INSERT INTO shardmig.table_file VALUES (%s, %s, %s)"
+                " ON CONFLICT (schema_name, table_name) DO UPDATE SET file = excluded.file",
+                [(table.schema, table.name, files[table]) for table in changed],
+            )
+            for table in again:
+                self.event("table_rewritten", table=str(table))
+        return again
+
+    def _reopen_chunks(self, table: TableName) -> bool:
+        reopened = self.connection.execute(
+            "UPDATE shardmig.chunk SET done_at = NULL, done_epoch = NULL, rows = NULL, bytes = NULL"
+            " WHERE schema_name = %(schema)s AND table_name = %(name)s AND done_epoch IS NOT NULL"
+            " AND (SELECT count(*) > 1 FROM shardmig.chunk WHERE schema_name = %(schema)s AND table_name = %(name)s)",
+            {"schema": table.schema, "name": table.name},
+        )
+        return reopened.rowcount > 0
 
     def open_epoch(self, snapshot: str, lsn: LSN) -> SnapshotEpoch:
         """Record a new snapshot and raise `consistent_lsn` to it."""

@@ -64,6 +64,12 @@ CREATE TABLE IF NOT EXISTS shardmig.chunk (
     rows bigint,
     bytes bigint
 );
+CREATE TABLE IF NOT EXISTS shardmig.table_file (
+    schema_name text,
+    table_name text,
+    file bigint NOT NULL,
+    PRIMARY KEY (schema_name, table_name)
+);
 CREATE TABLE IF NOT EXISTS shardmig.batch_record (
     single boolean PRIMARY KEY DEFAULT true CHECK (single),
     start_lsn pg_lsn NOT NULL,

@@ -28,6 +28,7 @@ from fixia_shardmig.journal.journal import Journal, end_earlier_epochs, prepare_
 from fixia_shardmig.journal.records import Migration, SnapshotEpoch
 from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.model.throttle import Limits, Pace
@@ -53,6 +54,8 @@ BLOCKERS_AFTER_S = 2.0
 POLL_S = 0.2
 CANCEL_S = 5.0
 RESUME = "shardmig copy --resume"
+REWRITES_MAX = 5
+"""So many times a table is read again from the start in one run: it is large, and who rewrites it can wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +179,45 @@ def _copy_all(
     migration = journal.get()
     workers = _workers(options)
     if migration.slot_lsn is None:
+        journal.renew_files(_files(context))
         with _first_snapshot(context, options, journal, migration) as (epoch, snapshot), workers() as executor:
             start_spool()
             _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
     start_spool()
-    while any(chunk.done_epoch is None for chunk in journal.chunks()):
+    for _ in _while_open(context, journal):
         context.refuse_if_stopped("copying", RESUME)
         refuse_if_lost(context, journal, migration.slot)
         with _later_snapshot(context, options, journal) as (epoch, snapshot), workers() as executor:
             _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
+
+
+def _while_open(context: Context, journal: Journal) -> Iterator[None]:
+    """Yield as long as there are chunks to copy, those of tables that were rewritten since they were read among them.
+
+    Whoever reads a table holds a lock on it that no rewrite gets past; between the snapshots there is none.
+    """
+    rewrites_left = REWRITES_MAX
+    while True:
+        again = journal.renew_files(_files(context))
+        for table in again:
+            context.say(f"{table} was rewritten on the source, and is read again")
+        rewrites_left -= bool(again)
+        if rewrites_left < 0:
+            names = ", ".join(map(str, again))
+            hint = f"keep VACUUM FULL, CLUSTER, ALTER TABLE and TRUNCATE away from it, then {RESUME}"
+            raise RefusedError(f"{names} was rewritten {REWRITES_MAX + 1} times while it was copied", hint=hint)
+        if all(chunk.done_epoch is not None for chunk in journal.chunks()):
+            return
+        yield
+
+
+def _files(context: Context) -> dict[TableName, int]:
+    """Return the number of the file that each moved table's blocks are in: another one after every rewrite."""
+    leaves = {leaf.oid: leaf.name for root in context.shard_map.moved() for leaf in context.catalog.leaves(root)}
+    with session(context.shard_map.source.url, "files") as source:
+        query = "SELECT oid::int8, pg_relation_filenode(oid)::int8 FROM unnest(%s::oid[]) AS oid"
+        found = source.execute(query, (list(leaves),)).fetchall()
+    return {leaves[oid]: file for oid, file in found if file is not None}
 
 
 def _workers(options: CopyOptions) -> OpenExecutor:
