@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any
 
 from fixia_shardmig.journal.journal import Journal
-from fixia_shardmig.model.errors import HeldError
+from fixia_shardmig.model.errors import HeldError, RefusedError
+from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.runner.barrier import holding
 from fixia_shardmig.runner.context import Context
 from fixia_shardmig.runner.tailing import tail_of_our_own
@@ -66,10 +67,11 @@ def repair_now(context: Context, options: VerifyOptions | None = None, *, dry_ru
 
     Raises:
         HeldError: A tail of another process is at work.
-        RefusedError: A row would not come right; nothing was written.
+        RefusedError: A row would not come right; nothing was written. Or the shards have the writes by now.
     """
     options = options or VerifyOptions()
     with operating(context) as journal:
+        _refuse_after_switch(journal)
         if not dry_run:
             _refuse_other_tail(journal)
         before = verify_once(context, journal, options)
@@ -79,6 +81,15 @@ def repair_now(context: Context, options: VerifyOptions | None = None, *, dry_ru
         actions = _repair(context, journal, before.differences, HashForm(before.hash_form))
         after = verify_once(context, journal, replace(options, resume=False))
     return RepairOutcome(before, actions, after, dry_run)
+
+
+def _refuse_after_switch(journal: Journal) -> None:
+    """Refuse to make the shards what the source is once they are the writers: it would undo what was written since."""
+    if journal.get().phase is Phase.SWITCHED:
+        raise RefusedError(
+            "the shards have the writes since the cutover, so what differs is the source",
+            hint="shardmig verify names it; to take the writes back: shardmig rollback --dry-run",
+        )
 
 
 def _refuse_other_tail(journal: Journal) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fixia_shardmig.cutover.run import EVIDENCE
 from fixia_shardmig.model.errors import HeldError, RefusedError
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.runner.repairing import RepairOutcome, repair_now
@@ -225,3 +226,16 @@ def test_nothing_is_done_where_nothing_differs(copied: Migration) -> None:
     outcome = repair_now(copied.context())
     assert (True, (), None) == (outcome.last.equal, outcome.actions, outcome.after)
     assert "repair_began" not in copied.events()
+
+
+def test_after_the_switch_no_row_of_a_shard_is_made_what_the_source_has(copied: Migration) -> None:
+    """The shards are the writers then: their newer rows are no damage, and a repair would undo them."""
+    with copied.journal() as journal:
+        for before, then in ((Phase.TAILING, Phase.VERIFIED), (Phase.VERIFIED, Phase.FENCED)):
+            journal.advance(before, then)
+        journal.advance(Phase.FENCED, Phase.SWITCHED, {EVIDENCE: {"way_back": True}})
+    copied.on("north", "UPDATE kinds SET name = 'newer' WHERE id = 1")
+    for dry_run in (True, False):
+        with pytest.raises(RefusedError, match="the shards have the writes since the cutover"):
+            repair_now(copied.context(), dry_run=dry_run)
+    assert [("newer",)] == copied.on("north", "SELECT name FROM kinds WHERE id = 1")
