@@ -88,3 +88,5 @@ def test_every_table_of_the_journal_is_documented() -> None:
     expected |= {(name, "journal shard") for name in re.findall(made, on_the_journal_shard)}
     page = (ROOT / "docs/reference/journal.md").read_text()
     assert expected == set(re.findall(r"^\| `(\w+)` \| ([a-z ]+) \|", page, re.MULTILINE))
+    later = "".join(path.read_text() for path in (ROOT / "fixia_shardmig/journal").glob("*.sql"))
+    assert [] == [name for name in re.findall(made, later) if f"`{name}`" not in page]
