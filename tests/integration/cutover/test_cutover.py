@@ -16,6 +16,7 @@ from fixia_shardmig.cutover.fence import FenceBlockedError, FenceKind, fence_sta
 from fixia_shardmig.cutover.recover import resume_cutover
 from fixia_shardmig.cutover.result import CutoverResult
 from fixia_shardmig.model.errors import DriftError, HeldError, RefusedError, ShardmigError, StoppedError
+from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.sessions import session
 from tests.integration.cutover.conftest import HOMES, Arena, count, options, run
@@ -122,6 +123,20 @@ def test_a_cutover_tells_its_steps_pause_marker_and_counts(arena: Arena) -> None
     assert [(when, step) for step in STEPS for when in ("begun", "ended")] == told
     assert (Phase.SWITCHED, 1) == (migration.phase, migration.routing_epoch)
     assert 1 == arena.enabled
+
+
+def test_the_way_back_begins_behind_all_that_the_way_there_has_brought(arena: Arena) -> None:
+    """Pitfall 65: slots are made while the tail still applies; each stream begins where its shard stood still."""
+    stood: dict[str, str] = {}
+
+    def note() -> None:
+        for name, url in arena.shard_urls.items():
+            ((stood[name],),) = run(url, "SELECT pg_current_wal_insert_lsn()::text")
+
+    cut(arena, {"on_drained": note})
+    begun = dict(arena.source("SELECT stream, applied_lsn::text FROM shardmig.position"))
+    assert set(stood) == set(begun)
+    assert [] == [name for name, lsn in stood.items() if LSN.parse(begun[name]) < LSN.parse(lsn)]
 
 
 def test_the_source_stays_fenced_after_the_switch(arena: Arena) -> None:

@@ -228,11 +228,13 @@ def test_clients_go_on_at_once_after_a_pause_that_min_pool_size_outlasts(front_o
     A new query in that time would be an error, and one that waits would wait on.
     """
     front = front_of(min_pool_size="2", server_login_retry="30")
-    run(front.url(), "SELECT 1")  # the minimum is kept for users who were there
-    front.poolers.pause(in_time())
-    time.sleep(1.0)
-    assert [] == front.poolers.repoint("forward")
-    assert leads_to(front.shard_map.shards["clients"].url) == database_seen_by(front.url())
+    with psycopg.connect(front.url(), autocommit=True) as client:  # the minimum is kept for users who are there
+        client.execute("SELECT 1")
+        time.sleep(0.5)
+        front.poolers.pause(in_time())
+        time.sleep(1.0)
+        assert [] == front.poolers.repoint("forward")
+        assert leads_to(front.shard_map.shards["clients"].url) == database_seen_by(front.url())
     with Console(front.programs[0].admin_url) as console:
         assert ("0", "0.01") == tuple(console.config()[name] for name in ("min_pool_size", "server_login_retry"))
         assert [] == front.poolers.settle()
