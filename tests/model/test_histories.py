@@ -1,4 +1,4 @@
-"""Thousands of histories of a small migration end exact. `docs/explanation/model.md` says what is modelled.
+"""Hundreds of histories of a small migration end exact. `docs/explanation/model.md` says what is modelled.
 
 `SHARDMIG_HISTORIES=20000` runs more of them, `SHARDMIG_HISTORY_SEED=7` others.
 """
@@ -14,7 +14,7 @@ from tests.model.machine import run_histories
 PARTS = 4
 """Each with a seed of its own, so that several processes share the work."""
 
-HISTORIES = int(os.environ.get("SHARDMIG_HISTORIES", "1200"))
+HISTORIES = int(os.environ.get("SHARDMIG_HISTORIES", "600"))
 FIRST_SEED = int(os.environ.get("SHARDMIG_HISTORY_SEED", "0"))
 SECONDS_A_HISTORY_MAX = 0.5
 
