@@ -18,7 +18,7 @@ from pathlib import Path
 
 from psycopg import conninfo
 
-from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
+from fixia_shardmig.model.errors import SAME_COMMAND, RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.postgres.sessions import describe, without_secret
 
 DIRECTORY_VARIABLE = "SHARDMIG_PG_BIN"
@@ -112,6 +112,8 @@ def dump_ddl(url: str, program: Path, snapshot: str) -> str:
                 f"{describe(url)}: pg_dump did not finish in {DUMP_S_MAX} s",
                 hint="see what holds it up in pg_stat_activity",
             ) from None
+    if done.returncode < 0:
+        raise TemporaryError(f"{describe(url)}: pg_dump was killed by signal {-done.returncode}", hint=SAME_COMMAND)
     if done.returncode:
         raise _failure(url, done.stderr.decode(errors="replace"))
     return done.stdout.decode()

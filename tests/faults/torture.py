@@ -30,13 +30,16 @@ from fixia_shardmig.demo.oracle import judge
 from fixia_shardmig.demo.writers import Writers
 from tests.faults import torture_cutover
 from tests.fixtures.fix_clusters import SHARDS, UNSAFE_BUT_FAST, quick_directory
-from tests.fixtures.fix_program import DEADLINE_S, LAST_WORDS, Ended, Program, Running, plain_environment
+from tests.fixtures.fix_program import LAST_WORDS, Ended, Program, Running, plain_environment
 
 MAPPING = Path(__file__).resolve().parents[2] / "mappings" / "fixia.yaml"
 TEMPLATE = "template_of_torture"
 USERS = 60
 WRITES_PER_S = 60.0
 KILLS_A_ROUND = (5, 12)
+RUN_S_MAX = 240.0
+"""A busy machine copies a chunk or two under a snapshot that may be a second old, and each has new workers."""
+
 RUNS_A_ROUND_MAX = 60
 """Far beyond what a round's kills ask for; a migration that needs more does not get on."""
 
@@ -121,7 +124,7 @@ class Round:
         running = self.program.start(*self._arguments(command))
         victim, moment_s = self.rng.choice(VICTIMS), self.rng.uniform(*MOMENT_S)
         if not self.kills_left:
-            return running.end()
+            return running.end(RUN_S_MAX)
         deadline = time.monotonic() + moment_s
         while running.process.poll() is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -129,7 +132,7 @@ class Round:
             hit = self._kill(running, victim)
             self.kills[f"{command} {hit}"] += 1
             self.kills_left -= 1
-        return running.end(DEADLINE_S)
+        return running.end(RUN_S_MAX)
 
     def _kill(self, running: Running, victim: str) -> str:
         """Kill, see that nothing outlives its driver, and say who was hit: without workers it is the driver."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fixia_shardmig.model.errors import RefusedError
+from fixia_shardmig.model.errors import RefusedError, TemporaryError
 from fixia_shardmig.schema.pg_dump import dump_ddl, find_pg_dump
 
 
@@ -74,3 +74,13 @@ def test_a_second_secret_beside_a_service_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="sslpassword stands in a URL that names a service") as caught:
         dump_ddl("postgresql://u@h/d?sslpassword=k3y&service=main", tmp_path / "pg_dump", "1")
     assert "k3y" not in str(caught.value)
+
+
+def test_one_that_is_killed_is_worth_another_try(tmp_path: Path) -> None:
+    """Whoever killed it, nothing is said of the role's privileges, and the same command goes on."""
+    killed = tmp_path / "pg_dump"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    with pytest.raises(TemporaryError, match="pg_dump was killed by signal 9") as caught:
+        dump_ddl("postgresql://user@host/shop", killed, "snapshot")
+    assert "run the same command again" == caught.value.hint
