@@ -28,8 +28,8 @@ STAGED_MIN = 20
 """Updates of one shape from which on a staging table is cheaper than a pipeline of single ones."""
 
 STAGES_MAX = 16
-"""Staging tables of one shape in one transaction. Each serves once, since COMMIT empties all of them for a fifth of
-what a TRUNCATE in between takes; a transaction that needs more empties one."""
+"""Staging tables of one shape in one transaction. Each serves once, since COMMIT empties all of them without the round
+trip and the new file that a TRUNCATE takes; a transaction that needs more empties one."""
 
 
 _Stage = tuple[TableName, tuple[str, ...], int]
