@@ -1,7 +1,6 @@
 """Convergence: a tail that is behind, and writers at half of its rate who go on. How far behind is it after how long?
 
-The lag is measured from outside, by nothing that the tail says of itself: the source's WAL position is noted ten times
-a second, and the lag is for how long the oldest noted position has not been on every shard.
+The lag is measured from outside (`benchmarks/lag.py`), ten times a second.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median, quantiles
 
 import psycopg
 
 from benchmarks import backlog, markdown, ours, tail
 from benchmarks.backlog import WORKERS
+from benchmarks.lag import SAMPLE_S, Lag, applied_everywhere
 from benchmarks.processes import END_S, run_apart
 from benchmarks.race import say
 from benchmarks.servers import Servers, vacuum
@@ -33,39 +32,11 @@ MEASURED = {"small": 30_000, "full": 240_000}
 BEHIND = {"small": 30_000, "full": 120_000}
 WRITE_S = {"small": 10, "full": 40}
 
-SAMPLE_S = 0.1
-SMALL_S = 1.0
 SETTLE_S_MAX = 120.0
 
 BEHIND_WORKERS = range(WORKERS, 2 * WORKERS)
 STEADY_WORKERS = range(2 * WORKERS, 3 * WORKERS)
 """Sessions with rows of their own: what one writes follows from its number."""
-
-
-@dataclass(slots=True)
-class Lag:
-    """What was seen of the lag: (seconds since the writers began, seconds of lag)."""
-
-    seen: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    _noted: deque[tuple[int, float]] = field(default_factory=deque[tuple[int, float]])
-
-    def look(self, began_s: float, *, written: int, applied: int) -> float:
-        """Note where the source and the slowest shard are, and return the lag."""
-        now_s = time.monotonic()
-        while self._noted and self._noted[0][0] <= applied:
-            self._noted.popleft()
-        if written > applied:
-            self._noted.append((written, now_s))
-        lag_s = now_s - self._noted[0][1] if self._noted else 0.0
-        self.seen.append((now_s - began_s, lag_s))
-        return lag_s
-
-    @property
-    def near_after_s(self) -> float | None:
-        """Return from when on the lag was small for the rest of the time, or None if it was not at the end."""
-        large = [at for at, lag_s in self.seen if lag_s >= SMALL_S]
-        later = [at for at, _ in self.seen if not large or at > large[-1]]
-        return later[0] if later else None
 
 
 def measure(servers: Servers, size: str) -> str:
@@ -106,17 +77,17 @@ def _race_to_the_end(pool: ThreadPoolExecutor, migration: ours.Migration, source
     with _running(migration) as alive, ExitStack() as opened:
         source = opened.enter_context(psycopg.connect(source_url, autocommit=True))
         shards = [opened.enter_context(psycopg.connect(u, autocommit=True)) for u in migration.shard_urls.values()]
-        behind_bytes = insert_lsn(source) - _applied(shards)
+        behind_bytes = insert_lsn(source) - applied_everywhere(shards)
         began = time.monotonic()
         changes = round(plan.changes_per_s * plan.seconds)
         writers = _write(pool, source_url, STEADY_WORKERS, plan, changes, changes_per_s=plan.changes_per_s)
         while not all(writer.done() for writer in writers):
             alive()
-            lag.look(began, written=insert_lsn(source), applied=_applied(shards))
+            lag.look(began, written=insert_lsn(source), applied=applied_everywhere(shards))
             time.sleep(SAMPLE_S)
         _written(writers)
         wrote_s, end = time.monotonic() - began, int(insert_lsn(source))
-        while _applied(shards) < end:
+        while applied_everywhere(shards) < end:
             alive()
             if time.monotonic() - began - wrote_s > SETTLE_S_MAX:
                 raise ShardmigError(f"not there {SETTLE_S_MAX:.0f} s after the last write", hint="shardmig status")
@@ -144,12 +115,6 @@ def _write(
 def _written(writers: list[Future[None]]) -> None:
     for writer in writers:
         writer.result()
-
-
-def _applied(shards: list[psycopg.Connection]) -> int:
-    """Return below which LSN every shard has everything."""
-    rows = [shard.execute("SELECT applied_lsn - '0/0' FROM shardmig.position").fetchone() for shard in shards]
-    return min(int(row[0]) for row in rows if row)
 
 
 @contextmanager
