@@ -1,7 +1,7 @@
 # make test   everything a change must pass, also on a fresh machine: environment, `make check`, pytest
 # make check  the gate alone, without servers
 # make torture  200 kills at random moments of whole migrations, in about a quarter of an hour (KILLS=, SEED= to replay)
-# make torture-cutover  100 kills from the cutover to finalize, in about five minutes
+# make torture-cutover  100 kills from the cutover to finalize, in about ten minutes
 # make bench  speed beside peers and limits, for a quiet machine (docs/explanation/performance.md)
 # make demo   the whole story on embedded PostgreSQL, in about a minute
 PYTHON ?= python3
