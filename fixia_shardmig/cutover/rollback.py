@@ -151,36 +151,53 @@ def take_shards_back(
     """Open an owner's fences on all shards and return to SWITCHED; False if the source is the writer already.
 
     The phase decides: the journal's row is locked before the first fence is touched, and commits after the last one is
-    open. Uses new sessions where the old ones are lost.
+    open. Uses new sessions where the old ones are lost. A shard that does not answer keeps no other one fenced.
+
+    Raises:
+        TemporaryError: A shard does not answer; its fence opens by itself unless it was sealed, the phase stays.
     """
     with ExitStack() as stack:
         if not is_open(journal.connection):
             journal = stack.enter_context(Journal(journal.url, journal.name, actor=journal.actor))
-        for name, connection in shards.items():
-            if not is_open(connection):
-                shards[name] = stack.enter_context(session(shard_map.shards[name].url, "rollback undo"))
         with journal.connection.transaction():
             phase = journal.get().phase
             if phase is Phase.ROLLED_BACK:
                 return False
-            if phase is Phase.ROLLING_BACK:
+            lost = _open_all(shard_map, shards, stack, owner=owner)
+            if phase is Phase.ROLLING_BACK and not lost:
                 journal.advance(Phase.ROLLING_BACK, Phase.SWITCHED, {EVIDENCE: None})
-            for connection in shards.values():
-                open_fence(connection, migration=journal.name, owner=owner, sealed=True)
-                place("rollback.shard_opened")
             place("rollback.before_undo_commit")
         place("rollback.undo_committed")
         resume_clients(shard_map, journal, story=EVIDENCE)
         left = [
             f"{name}: {table}"
             for name, connection in shards.items()
+            if name not in lost
             for table in lift_fence(
                 connection, migration=journal.name, owner=owner, sealed=True, deadline=time.monotonic() + LIFT_S
             )
         ]
         place("rollback.fences_lifted")
-        journal.event("rollback_undone", owner=owner, reason=reason, triggers_left_open=left)
+        journal.event(
+            "rollback_undone", owner=owner, reason=reason, triggers_left_open=left, not_answering=sorted(lost)
+        )
+        if lost:
+            raise TemporaryError("; ".join(f"{name} is not opened: {why}" for name, why in lost.items()), hint=RESUME)
     return True
+
+
+def _open_all(shard_map: ShardMap, shards: dict[str, Connection], stack: ExitStack, *, owner: str) -> dict[str, str]:
+    """Open the fences; returns the shards where that failed, and why."""
+    lost: dict[str, str] = {}
+    for name, connection in list(shards.items()):
+        try:
+            if not is_open(connection):
+                shards[name] = stack.enter_context(session(shard_map.shards[name].url, "rollback undo"))
+            open_fence(shards[name], migration=shard_map.name, owner=owner, sealed=True)
+        except (ShardmigError, psycopg.Error) as error:
+            lost[name] = first_line(error)
+        place("rollback.shard_opened")
+    return lost
 
 
 def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:

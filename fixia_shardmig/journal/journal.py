@@ -310,17 +310,18 @@ class Journal:
             (epoch, rows, size_bytes, chunk_id),
         )
 
-    def renew_files(self, files: Mapping[TableName, int]) -> list[TableName]:
+    def renew_files(self, files: Mapping[TableName, int], *, whole_too: bool) -> list[TableName]:
         """Record in which file each table's blocks are; returns the tables that have to be read again from the start.
 
         Blocks of another file have other rows, so none of its chunks counts as done. A table of one chunk was read at
-        once, and what is done of it stays so.
+        once; but an ALTER TABLE that rewrote it after the snapshot was opened had left nothing to see. So with
+        `whole_too` it is read again as well.
         """
         with self.connection.transaction():
             known = self.connection.execute("SELECT schema_name, table_name, file FROM shardmig.table_file").fetchall()
             before = {TableName(schema, name): file for schema, name, file in known}
             changed = [table for table, file in files.items() if before.get(table) != file]
-            again = [table for table in changed if self._reopen_chunks(table)]
+            again = [table for table in changed if table in before and self._reopen_chunks(table, whole_too=whole_too)]
             self.connection.cursor().executemany(
                 "INSERT INTO shardmig.table_file VALUES (%s, %s, %s)"
                 " ON CONFLICT (schema_name, table_name) DO UPDATE SET file = excluded.file",
@@ -330,12 +331,13 @@ class Journal:
                 self.event("table_rewritten", table=str(table))
         return again
 
-    def _reopen_chunks(self, table: TableName) -> bool:
+    def _reopen_chunks(self, table: TableName, *, whole_too: bool) -> bool:
         reopened = self.connection.execute(
             "UPDATE shardmig.chunk SET done_at = NULL, done_epoch = NULL, rows = NULL, bytes = NULL"
             " WHERE schema_name = %(schema)s AND table_name = %(name)s AND done_epoch IS NOT NULL"
-            " AND (SELECT count(*) > 1 FROM shardmig.chunk WHERE schema_name = %(schema)s AND table_name = %(name)s)",
-            {"schema": table.schema, "name": table.name},
+            " AND (%(whole_too)s OR (SELECT count(*) > 1 FROM shardmig.chunk"
+            " WHERE schema_name = %(schema)s AND table_name = %(name)s))",
+            {"schema": table.schema, "name": table.name, "whole_too": whole_too},
         )
         return reopened.rowcount > 0
 

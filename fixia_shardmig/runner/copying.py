@@ -179,7 +179,7 @@ def _copy_all(
     migration = journal.get()
     workers = _workers(options)
     if migration.slot_lsn is None:
-        journal.renew_files(_files(context))
+        journal.renew_files(_files(context), whole_too=False)
         with _first_snapshot(context, options, journal, migration) as (epoch, snapshot), workers() as executor:
             start_spool()
             _copy_epoch(context, options, journal, epoch=epoch, snapshot=snapshot, executor=executor, pace=pace)
@@ -194,11 +194,12 @@ def _copy_all(
 def _while_open(context: Context, journal: Journal) -> Iterator[None]:
     """Yield as long as there are chunks to copy, those of tables that were rewritten since they were read among them.
 
-    Whoever reads a table holds a lock on it that no rewrite gets past; between the snapshots there is none.
+    Whoever reads a table holds a lock on it that no rewrite gets past; before and between there is none. Only the large
+    ones are waited for without end: a small one that is emptied every minute, by TRUNCATE, is in the stream.
     """
     rewrites_left = REWRITES_MAX
     while True:
-        again = journal.renew_files(_files(context))
+        again = journal.renew_files(_files(context), whole_too=rewrites_left > 0)
         for table in again:
             context.say(f"{table} was rewritten on the source, and is read again")
         rewrites_left -= bool(again)

@@ -216,9 +216,7 @@ def _at_a_moment(
             tables=chosen,
             jobs=options.jobs,
             kept=known,
-            pacing=Pacing(
-                options.rate_bytes_per_s, None if age_s is None else time.monotonic() + age_s, pace.verdict
-            ),
+            pacing=Pacing(options.rate_bytes_per_s, None if age_s is None else time.monotonic() + age_s, pace.verdict),
             on_compared=keep,
         )
 

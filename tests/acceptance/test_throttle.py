@@ -78,9 +78,10 @@ def test_a_paused_tail_keeps_its_slot_and_loses_nothing(shop: Shop) -> None:
     assert held["held"] is True
     assert shop.one("pros", "select count(*) from users where id = 9001") == 0
     assert shop.one("source", "select active from pg_replication_slots where slot_name = 'shardmig_shop'") is True
-    shop.run("verify").expect(0)
+    verify = shop.start("verify").wait_for("comparing at")
     shop.run("resume").expect(0)
     running.wait_for("no longer slowed down")
+    verify.end().expect(0)
     running.wait_until(lambda: shop.one("pros", "select count(*) from users where id = 9001"), what="the row")
     running.interrupt().end().expect(130)
     shop.check_nothing_lost()

@@ -134,6 +134,7 @@ def test_what_is_in_the_way_of_a_rollback_is_said_and_the_shards_write_on(
 
     with pytest.raises(TemporaryError, match="lifting the shards' fences failed"):
         roll_back(context, max_pause_s=PAUSE_S, on_drained=pros.kill)
+    assert "SM001" != _refused_with(shop, "clients")
     pros.start()
     assert Phase.ROLLING_BACK is _phase(context)
     shop.run("--yes", "rollback", "--resume").expect(4)
