@@ -23,13 +23,17 @@ from fixia_shardmig.tail.contested import Contested, read_rows
 from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.emit import emit_delete, emit_insert, emit_update, plain
 from fixia_shardmig.tail.operations import DELETE, DELETE_ONE, Operation
-from fixia_shardmig.tail.router import windows
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.statements import INSERT
 from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables
+from fixia_shardmig.tail.windows import windows
 
 SOURCE = 1
 """The source as the one member of a set of shards."""
+
+WINDOW_CHANGES = 10_000
+WINDOW_BYTES = 4 * 1024 * 1024
+"""Of changes that are held against the source together."""
 
 SCAN_ROWS = 5_000
 """Keys read at once to find out which rows a TRUNCATE on one shard has emptied."""
@@ -61,7 +65,7 @@ class MergeBack:
         Raises DriftError for a definition that the source does not have, RefusedError for a TRUNCATE that cannot be
         told row by row.
         """
-        for window, _ in windows(transactions):
+        for window, _ in windows(transactions, WINDOW_CHANGES, WINDOW_BYTES):
             segment: list[Planned] = []
             for _, change in window:
                 if isinstance(change, Truncate):

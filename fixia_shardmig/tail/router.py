@@ -7,7 +7,7 @@ batch with all that follow it. Before the shards are consistent (`loose`), a cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from fixia_shardmig.mapping.shard_map import Follows, Path, SplitByReference, SplitBySql
 from fixia_shardmig.model.catalog import Column
@@ -27,6 +27,7 @@ from fixia_shardmig.tail.sending import Overflow, Sending
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace, RelationPlan, Row, TailTable, TailTables, key_of, rewritten_columns
 from fixia_shardmig.tail.unsettled import Unsettled
+from fixia_shardmig.tail.windows import windows
 
 WINDOW_CHANGES = 10_000
 """Changes whose keys are looked up together; one query a keyspace and shard for all of them."""
@@ -129,7 +130,7 @@ class Router:
             self._route_plain(transactions)
             return
         unsent_bytes = 0
-        for window, size_bytes in windows(transactions):
+        for window, size_bytes in windows(transactions, WINDOW_CHANGES, WINDOW_BYTES):
             if self.locations.is_full:
                 self.relieve()
                 unsent_bytes = 0
@@ -578,24 +579,6 @@ class Router:
             key = key_of(row, parts)
             if key is not None:
                 self.unsettled.add_parent(space, key)
-
-
-# helpers
-
-
-def windows(transactions: Iterable[Transaction]) -> Iterator[tuple[list[tuple[Transaction, Change]], int]]:
-    """Yield the changes of all transactions in order, each with its transaction, so many at a time, and their bytes."""
-    window: list[tuple[Transaction, Change]] = []
-    size_bytes = 0
-    for transaction in transactions:
-        for change, came_bytes in transaction.changes.sized():
-            if window and (len(window) >= WINDOW_CHANGES or size_bytes + came_bytes > WINDOW_BYTES):
-                yield window, size_bytes
-                window, size_bytes = [], 0
-            window.append((transaction, change))
-            size_bytes += came_bytes
-    if window:
-        yield window, size_bytes
 
 
 def _row_with_key(change: Insert | Update | Delete) -> Row:
