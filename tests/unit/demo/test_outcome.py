@@ -16,6 +16,6 @@ SWITCHED = CutoverResult(switched=True, pause_ms=1.0, steps=())
 @pytest.mark.parametrize(("errors", "good"), [({}, True), ({"SM001": 9}, True), ({"misrouted": 1}, False)])
 def test_one_misrouted_user_spoils_the_demo(errors: dict[str, int], good: bool) -> None:  # noqa: FBT001
     """Writers that meet the fence are as it should be; a router that is wrong once is not."""
-    outcome = Outcome(verify=EQUAL, after=EQUAL, cutover=SWITCHED, writer_errors=errors)
+    outcome = Outcome(verify=EQUAL, after=EQUAL, back=EQUAL, cutover=SWITCHED, rollback=SWITCHED, writer_errors=errors)
     assert good is outcome.good
     assert errors.get("misrouted", 0) == outcome.to_json()["misrouted"]
