@@ -102,11 +102,26 @@ class ShardRouter:
             return fixed
         texts = key_texts(key)
         route = self.route()
-        if route.to_shards:
-            home, _ = self._home(route, name, texts)
-        else:
-            home = self._source_homes.home(self.places.source, name, texts)
+        home = self._home_by(route, name, texts)
+        if home is None and (now := self._moved_since(route)):
+            home = self._home_by(now, name, texts)
         return _found(home, name, texts)
+
+    def _home_by(self, route: Route, table: TableName, key: KeyTexts) -> str | None:
+        if route.to_shards:
+            return self._home(route, table, key)[0]
+        return self._source_homes.home(self.places.source, table, key)
+
+    def _moved_since(self, route: Route) -> Route | None:
+        """Return the route of now where the writes have moved since, for a row that was not found.
+
+        The side that the writes have left lacks what was inserted since, so its no is not to be believed.
+        """
+        if self._fixed_route:
+            return None
+        self._routes.forget()
+        now = self._routes.current()
+        return now if now.routing_epoch != route.routing_epoch else None
 
     def forget(self, table: str, key: object) -> None:
         """Ask anew where a row is: after moving it, or after inserting it when it was asked for before."""
@@ -165,6 +180,15 @@ class ShardRouter:
         if fixed:
             return self.places.shard(fixed) if route.to_shards else self.places.source
         texts = key_texts(key)
+        try:
+            return self._place_by(route, name, texts)
+        except RowNotFoundError:
+            now = self._moved_since(route)
+            if now is None:
+                raise
+            return self._place_by(now, name, texts)
+
+    def _place_by(self, route: Route, name: TableName, texts: KeyTexts) -> Place:
         if not route.to_shards:
             _found(self.places.source.find(name, [texts]) or None, name, texts)
             return self.places.source

@@ -22,18 +22,20 @@ def test_a_hook_that_fails_is_an_exit_code_and_a_command_that_finishes(shop: Sho
     assert (True, "failed", ["shardmig cutover --resume"]) == (found["switched"], found["status"], found["next_steps"])
     (shop.directory / "ready").touch()
     again = shop.json("--yes", "cutover", "--resume")
-    assert ("ok", "", []) == (again["status"], again["unfinished"], again["next_steps"])
+    steps = ["shardmig tail", "shardmig status"]
+    assert ("ok", "", steps) == (again["status"], again["unfinished"], again["next_steps"])
 
 
-def test_after_the_switch_the_tail_ends_and_nobody_misses_the_slot_or_asks_for_the_fence_on_the_shards(
+def test_after_the_switch_the_tail_brings_writes_back_and_nobody_misses_the_slot_or_asks_for_the_fence_on_the_shards(
     shop: Shop,
 ) -> None:
-    """There is nothing to tail any more; the slot on the source may go; the fence's triggers are the source's alone."""
+    """The same tail goes on, the other way; the slot on the source is gone; the fence's triggers are the source's."""
     _verified(shop)
     tail = shop.start("-o", "json", "tail").wait_for("following the source")
     shop.run("--yes", "cutover").expect(0)
-    assert ["shardmig status"] == tail.end().expect(0).json["next_steps"]
-    shop.sql("source", "select pg_drop_replication_slot('shardmig_shop')")
+    tail.wait_for("bringing them back into the source")
     found = shop.json("status", "--exit-code")
-    assert ([], None) == (found["problems"], found["slot"])
+    assert ([], None, True) == (found["problems"], found["slot"], found["way_back"]["rollback_possible"])
     assert {"pros": [], "clients": []} == shop.json("schema", "diff")["differences"]
+    tail.interrupt()
+    assert "shardmig status" in tail.end().expect(130).json["next_steps"]

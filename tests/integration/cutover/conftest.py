@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from fixia_shardmig.cutover.result import CutoverOptions, Hands
-from fixia_shardmig.cutover.way_back import forget_way_back
+from fixia_shardmig.cutover.way_back import forget_slots
 from fixia_shardmig.journal.journal import Journal, prepare_shard, set_position
 from fixia_shardmig.journal.records import Migration, TailState
 from fixia_shardmig.mapping.shard_map import Endpoint, Follows, OnShard, Path, Rule, ShardMap, SplitByColumn
@@ -276,7 +276,7 @@ def make_arena(source_url: str, shard_urls: dict[str, str]) -> Iterator[Callable
         arena.follower.stop()
         with session(source_url, "test") as source, arena.journal() as journal:
             drop_slot(source, journal.get().slot)
-        assert not forget_way_back(arena.shard_map)
+            forget_slots(arena.shard_map, journal)
 
 
 @pytest.fixture

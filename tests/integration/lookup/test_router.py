@@ -223,6 +223,25 @@ def test_a_router_that_lived_before_the_switch_notices_it(marketplace: Marketpla
         assert "clients" == database_of(session)
 
 
+@pytest.mark.parametrize("found_by", ["shard_for", "session_for"])
+def test_a_row_inserted_after_the_switch_is_found_by_a_router_that_has_not_heard_of_it(
+    marketplace: Marketplace, found_by: str
+) -> None:
+    """Pitfall 64: the side that the writes have left says no of what came since, and is not believed."""
+    marketplace.begin()
+    marketplace.advance(*TO_SWITCHED[:3])
+    router = marketplace.router()
+    user = marketplace.a_user("clients")
+    assert Writer.SOURCE is router.route().side
+    marketplace.advance(Phase.SWITCHED)
+    marketplace.market.run("source", "delete from users where id = %s", user)
+    if found_by == "shard_for":
+        assert "clients" == router.shard_for("users", user)
+    else:
+        with router.session_for("users", user) as session:
+            assert "clients" == database_of(session)
+
+
 def test_homes_of_an_older_routing_epoch_are_not_believed(switched: Marketplace) -> None:
     """Pitfall 64: whatever happened between two epochs, what was remembered in the first is asked anew."""
     router = switched.router()
