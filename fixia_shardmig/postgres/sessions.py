@@ -141,9 +141,11 @@ def connection_error(error: psycopg.Error, url: str) -> ShardmigError:
     if where == UNREADABLE:
         return RefusedError(UNREADABLE, hint=_HOW_TO_WRITE_URLS)
     first_line = next((line.strip() for line in text.splitlines() if line.strip()), "connection failed")
+    hint = "check that the server runs and that the URL's host and port are right"
+    if "No space left on device" in text:  # a session that cannot write its cache of the catalogs is not let in
+        hint = "make room on that server's disk"
     return TemporaryError(
-        f"{where}: cannot connect: {without_secret(first_line, url)}",
-        hint="check that the server runs and that the URL's host and port are right, then run the same command again",
+        f"{where}: cannot connect: {without_secret(first_line, url)}", hint=f"{hint}, then run the same command again"
     )
 
 
