@@ -121,6 +121,9 @@ def test_a_standby_that_falls_behind_holds_the_copy_until_it_is_near(
     with psycopg.connect(standby.url(), autocommit=True) as replaying:
         replaying.execute("select pg_wal_replay_pause()")
         shop.sql("source", "insert into users values (9001, 'pro', 'not replayed yet')")
+        shop.sql(
+            "source", "select pg_sleep(0.6)"
+        )  # the standby is behind by more than is allowed before the copy looks
         running = shop.start("copy", "--resume", "--max-replica-lag", "500ms")
         running.wait_for("s behind, more than 0.5 s")
         assert throttle_of(shop)["kind"] == "replica_lag"
