@@ -87,9 +87,14 @@ def phase_allows(migration: Migration) -> Gate:
     return Gate("phase", finished, detail, "" if finished else "shardmig cutover --resume")
 
 
+def is_prepared(migration: Migration) -> bool:
+    """Whether the cutover prepared a way back."""
+    return bool((migration.evidence.get(EVIDENCE) or {}).get("way_back"))
+
+
 def way_back_there(migration: Migration) -> Gate:
     """The cutover prepared a way back."""
-    ok = bool((migration.evidence.get(EVIDENCE) or {}).get("way_back"))
+    ok = is_prepared(migration)
     detail = "prepared at the cutover" if ok else "the cutover was made without a way back"
     return Gate("way_back", ok, detail, "" if ok else "restore the source from a backup; nothing brings writes back")
 

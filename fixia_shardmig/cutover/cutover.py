@@ -23,7 +23,7 @@ from fixia_shardmig.cutover.gates import CONFLICTING, Gate, all_gates, take_look
 from fixia_shardmig.cutover.pooler_gates import pooler_gates
 from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
-from fixia_shardmig.cutover.run import EVIDENCE, Run
+from fixia_shardmig.cutover.run import EVIDENCE, Run, count_bounded, refuse_late, undone_because
 from fixia_shardmig.cutover.sequences import (
     SequencePlan,
     apply_sequences,
@@ -38,13 +38,11 @@ from fixia_shardmig.cutover.way_back import BACK_SLOTS, begin_way_back, forget_s
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
-from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, StoppedError, TemporaryError
+from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.catalog import read_catalog
-from fixia_shardmig.postgres.retry import as_shardmig_error
-from fixia_shardmig.postgres.sessions import is_open
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.tail.tail import MARKER_PREFIX
 
@@ -261,10 +259,7 @@ def _drain(run: Run, deadline: float) -> Drained:
 
 def _check(run: Run, catalog: Catalog, drained_lsn: LSN, deadline: float) -> Counts:
     """Look once more, within the time there is: rows add up, the tail saw no conflict, definitions are as planned."""
-    budget_s = min(run.options.count_budget_s, max(0.0, (deadline - time.monotonic()) / 2))
-    counts = count_rows(run.sides, run.shard_map, catalog, budget_s=budget_s)
-    if counts.differing:
-        raise RefusedError(f"the rows do not add up: {'; '.join(map(str, counts.differing))}", hint="shardmig verify")
+    counts = count_bounded(run, catalog, deadline)
     moved = run.shard_map.moved()
     if read_catalog(run.sides.source).fingerprint(moved) != catalog.fingerprint(moved):
         raise DriftError("a moved table's definition changed since the gates", hint="shardmig schema diff")
@@ -310,17 +305,6 @@ def _refuse_refused(plans: tuple[SequencePlan, ...]) -> None:
         raise RefusedError(f"sequences cannot go on: {'; '.join(refused)}", hint="shardmig cutover --dry-run")
 
 
-def refuse_late(run: Run, deadline: float, doing: str = "before the switch") -> None:
-    """Raise StoppedError after a signal, RefusedError once the pause is over: there is no going on anyway (72)."""
-    if run.hands.stop.is_set():
-        raise StoppedError("stopped before the switch", hint=f"shardmig {run.story}")
-    if time.monotonic() >= deadline:
-        raise RefusedError(
-            f"the pause of {run.options.max_pause_s:g} s was over {doing}",
-            hint=f"shardmig {run.story} --dry-run shows what takes how long; then allow a longer --max-pause",
-        )
-
-
 def _undone(run: Run, error: BaseException) -> BaseException:
     """Take everything back and return the error that says so; a signal's own error is returned as it is."""
     try:
@@ -334,20 +318,4 @@ def _undone(run: Run, error: BaseException) -> BaseException:
         )
     if not undone:
         return TemporaryError("the switch was committed, its answer was lost: the shards are the writer", hint=RESUME)
-    return _said(error, run, "the fence is lifted, the source takes writes")
-
-
-def _said(error: BaseException, run: Run, outcome: str) -> BaseException:
-    if isinstance(error, psycopg.Error):
-        error = as_shardmig_error(error, _lost_place(run), doing="cutover", next_command="shardmig cutover")
-    if isinstance(error, ShardmigError):
-        error.message = f"{error.message}; {outcome}"
-    return error
-
-
-def _lost_place(run: Run) -> str:
-    """Return the URL of the server whose session is gone, for the message; the source's if all are there."""
-    if not is_open(run.journal.connection):
-        return run.journal.url
-    lost = [name for name, connection in run.sides.shards.items() if not is_open(connection)]
-    return run.shard_map.shards[lost[0]].url if lost else run.shard_map.source.url
+    return undone_because(error, run, "the fence is lifted, the source takes writes")

@@ -17,12 +17,13 @@ import psycopg
 from fixia_shardmig.cutover.back_gates import rollback_gates
 from fixia_shardmig.cutover.clients import move_clients, pause_clients, resume_clients
 from fixia_shardmig.cutover.counts import Counts, count_rows
-from fixia_shardmig.cutover.cutover import FENCE_SHARE, RESERVE_S_MAX, RESERVE_SHARE, new_owner, refuse_late
+from fixia_shardmig.cutover.cutover import FENCE_SHARE, RESERVE_S_MAX, RESERVE_SHARE, new_owner
+from fixia_shardmig.cutover.drain import write_marker
 from fixia_shardmig.cutover.fence import FenceKind, fence_state, lift_fence, open_fence, raise_fence, seal_fence
 from fixia_shardmig.cutover.gates import Gate
 from fixia_shardmig.cutover.pooler_gates import pooler_gates
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
-from fixia_shardmig.cutover.run import Run
+from fixia_shardmig.cutover.run import Run, count_bounded, refuse_late, undone_because
 from fixia_shardmig.cutover.sequences import apply_back, plan_back
 from fixia_shardmig.cutover.sides import Sides, open_sides
 from fixia_shardmig.cutover.switch import first_line, switch
@@ -37,10 +38,7 @@ from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.catalog import read_catalog
-from fixia_shardmig.postgres.retry import as_shardmig_error
-from fixia_shardmig.postgres.sessions import Connection, insert_lsn, is_open, session
-from fixia_shardmig.postgres.slots import emit_marker
-from fixia_shardmig.tail.tail import MARKER_PREFIX
+from fixia_shardmig.postgres.sessions import Connection, is_open, session
 
 EVIDENCE: Final = "rollback"
 """The migration's evidence of the rollback under way: owner, fenced_at, marker_lsns, sequences_set."""
@@ -322,13 +320,8 @@ def _seal(run: Run, deadline: float) -> None:
 
 def _drain(run: Run, deadline: float, *, settled: bool) -> dict[str, LSN]:
     """Wait until the source has everything from before a marker on every shard, and no row is contested any more."""
-
-    def mark(_: str, connection: Connection) -> LSN:
-        begins_at = insert_lsn(connection)
-        emit_marker(connection, MARKER_PREFIX, f"drain {run.owner}".encode())
-        return begins_at
-
-    markers = run.sides.each_shard(mark)
+    content = f"drain {run.owner}".encode()
+    markers = run.sides.each_shard(lambda _, connection: write_marker(connection, content).begins_at)
     books = SourceBooks(run.sides.source)
     looked = time.monotonic()
     while True:
@@ -354,10 +347,7 @@ def _refuse_stopped_tail(run: Run) -> None:
 
 
 def _check(run: Run, catalog: Catalog, deadline: float) -> Counts:
-    budget_s = min(run.options.count_budget_s, max(0.0, (deadline - time.monotonic()) / 2))
-    counts = count_rows(run.sides, run.shard_map, catalog, budget_s=budget_s)
-    if counts.differing:
-        raise RefusedError(f"the rows do not add up: {'; '.join(map(str, counts.differing))}", hint="shardmig verify")
+    counts = count_bounded(run, catalog, deadline)
     state = back_state(run.journal)
     if state is not None and state.missed:
         raise RefusedError(
@@ -381,19 +371,7 @@ def _undone(run: Run, error: BaseException) -> BaseException:
         return TemporaryError(
             "the switch back was committed, its answer was lost: the source is the writer", hint=RESUME
         )
-    if isinstance(error, psycopg.Error):
-        url = _lost_url(run)
-        error = as_shardmig_error(error, url, doing="rollback", next_command="shardmig rollback")
-    if isinstance(error, ShardmigError):
-        error.message = f"{error.message}; the fences are lifted, the shards take writes"
-    return error
-
-
-def _lost_url(run: Run) -> str:
-    if not is_open(run.journal.connection):
-        return run.journal.url
-    lost = [name for name, connection in run.sides.shards.items() if not is_open(connection)]
-    return run.shard_map.shards[lost[0]].url if lost else run.shard_map.source.url
+    return undone_because(error, run, "the fences are lifted, the shards take writes")
 
 
 def finish_rollback(run: Run, epoch: int) -> str:

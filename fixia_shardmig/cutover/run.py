@@ -1,4 +1,4 @@
-"""One run of a cutover or of a rollback: where it works, who it is, and what it has done. Decides nothing."""
+"""One run of a cutover or of a rollback: where it works, what it has done, and why it cannot go on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import psycopg
+
+from fixia_shardmig.cutover.counts import Counts, count_rows
 from fixia_shardmig.cutover.result import CutoverOptions, Hands, Step
 from fixia_shardmig.cutover.sides import Sides
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
+from fixia_shardmig.model.catalog import Catalog
+from fixia_shardmig.model.errors import RefusedError, ShardmigError, StoppedError
+from fixia_shardmig.postgres.retry import as_shardmig_error
+from fixia_shardmig.postgres.sessions import is_open
 
 EVIDENCE: Final = "cutover"
 """The migration's evidence of the cutover under way: owner, expires_at, fenced_at, drained_lsn, sequences_set."""
@@ -52,3 +59,40 @@ class Run:
         """Add to its evidence in the journal."""
         self.evidence.update(facts)
         self.journal.add_evidence({self.story: self.evidence})
+
+
+def refuse_late(run: Run, deadline: float, doing: str = "before the switch") -> None:
+    """Raise StoppedError after a signal, RefusedError once the pause is over: there is no going on anyway (72)."""
+    if run.hands.stop.is_set():
+        raise StoppedError("stopped before the switch", hint=f"shardmig {run.story}")
+    if time.monotonic() >= deadline:
+        raise RefusedError(
+            f"the pause of {run.options.max_pause_s:g} s was over {doing}",
+            hint=f"shardmig {run.story} --dry-run shows what takes how long; then allow a longer --max-pause",
+        )
+
+
+def count_bounded(run: Run, catalog: Catalog, deadline: float) -> Counts:
+    """Count rows on all sides within the time there is; refuses where they do not add up."""
+    budget_s = min(run.options.count_budget_s, max(0.0, (deadline - time.monotonic()) / 2))
+    counts = count_rows(run.sides, run.shard_map, catalog, budget_s=budget_s)
+    if counts.differing:
+        raise RefusedError(f"the rows do not add up: {'; '.join(map(str, counts.differing))}", hint="shardmig verify")
+    return counts
+
+
+def undone_because(error: BaseException, run: Run, outcome: str) -> BaseException:
+    """Return the error that says why a run was undone, and how things stand; a signal's own error as it is."""
+    if isinstance(error, psycopg.Error):
+        error = as_shardmig_error(error, _lost_place(run), doing=run.story, next_command=f"shardmig {run.story}")
+    if isinstance(error, ShardmigError):
+        error.message = f"{error.message}; {outcome}"
+    return error
+
+
+def _lost_place(run: Run) -> str:
+    """Return the URL of the server whose session is gone, for the message; the source's if all are there."""
+    if not is_open(run.journal.connection):
+        return run.journal.url
+    lost = [name for name, connection in run.sides.shards.items() if not is_open(connection)]
+    return run.shard_map.shards[lost[0]].url if lost else run.shard_map.source.url

@@ -155,13 +155,17 @@ def drop_way_back(sides: Sides, shard_map: ShardMap, *, keep_references: bool = 
         place("way_back.slot_dropped")
         drop_publication(connection, shard_map.back_name(name))
         if name == shard_map.reference_home and not keep_references:
-            for other in shard_map.shard_names:
-                drop_slot(connection, shard_map.reference_name(other))
-            place("way_back.reference_slots_dropped")
-            drop_publication(connection, _reference_publication(shard_map))
+            _drop_published_references(connection, shard_map)
 
     sides.each_shard(subscriptions)
     sides.each_shard(slots)
+
+
+def _drop_published_references(connection: Connection, shard_map: ShardMap) -> None:
+    for name in shard_map.shard_names:
+        drop_slot(connection, shard_map.reference_name(name))
+    place("way_back.reference_slots_dropped")
+    drop_publication(connection, _reference_publication(shard_map))
 
 
 def forget_way_back(shard_map: ShardMap) -> str:
@@ -176,9 +180,7 @@ def forget_way_back(shard_map: ShardMap) -> str:
                 place("cutover.back_slot_forgotten")
                 drop_publication(connection, shard_map.back_name(name))
                 if name == shard_map.reference_home:
-                    for other in shard_map.shard_names:
-                        drop_slot(connection, shard_map.reference_name(other))
-                    drop_publication(connection, _reference_publication(shard_map))
+                    _drop_published_references(connection, shard_map)
         except (ShardmigError, psycopg.Error) as error:
             return f"{name}: {str(error).splitlines()[0]}"
     return ""

@@ -248,9 +248,7 @@ def _live_on_shards(context: Context, writers: Writers, outcome: Outcome, moves:
     with tail_running(context):
         context.stop.wait(SECONDS_AFTER)
         outcome.pause_ms = _longest_gap_ms(writers)
-        context.say("verify the moment of the switch")
-        outcome.after = compare(context, moments[0], tables=None, jobs=2)
-        context.say(f"  {'equal' if outcome.after.equal else 'DIFFERENCES'}")
+        outcome.after = _compared(context, moments[0], "switch")
     return moments[0]
 
 
@@ -274,10 +272,15 @@ def _go_back(context: Context, writers: Writers, outcome: Outcome, moves: Moves,
     context.say(f"  back; fenced for {outcome.rollback.pause_ms:.0f} ms, and the writers write to the old database")
     context.stop.wait(SECONDS_BACK)
     outcome.rollback_pause_ms = _longest_gap_ms(writers)
-    context.say("verify the moment of the rollback")
-    outcome.back = compare(context, moments[0], tables=None, jobs=2)
-    context.say(f"  {'equal' if outcome.back.equal else 'DIFFERENCES'}")
+    outcome.back = _compared(context, moments[0], "rollback")
     return moments[0]
+
+
+def _compared(context: Context, moment: Moment, name: str) -> VerifyResult:
+    context.say(f"verify the moment of the {name}")
+    result = compare(context, moment, tables=None, jobs=2)
+    context.say(f"  {'equal' if result.equal else 'DIFFERENCES'}")
+    return result
 
 
 def _refuse_not_switched(result: CutoverResult, name: str) -> None:

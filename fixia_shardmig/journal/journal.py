@@ -44,7 +44,13 @@ def _ddl(name: str) -> LiteralString:
 
 def prepare_shard(connection: Connection) -> None:
     """Create the checkpoint tables that every shard keeps. Does nothing where they are there."""
+    prepare_positions(connection)
     connection.execute(_ddl("on_every_shard"))
+
+
+def prepare_positions(connection: Connection) -> None:
+    """Create the table of the streams' positions. Does nothing where it is there."""
+    connection.execute(_ddl("positions"))
 
 
 def end_earlier_epochs(connection: Connection, epoch: int) -> None:

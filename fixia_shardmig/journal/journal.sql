@@ -1,10 +1,12 @@
--- name: on_every_shard
+-- name: positions
 CREATE SCHEMA IF NOT EXISTS shardmig;
 CREATE TABLE IF NOT EXISTS shardmig.position (
     stream text PRIMARY KEY,
     applied_lsn pg_lsn NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+
+-- name: on_every_shard
 CREATE TABLE IF NOT EXISTS shardmig.copied_chunk (
     chunk_id int PRIMARY KEY,
     snapshot_epoch int NOT NULL,

@@ -12,7 +12,7 @@ from typing import Final, LiteralString
 
 from psycopg.types.json import Jsonb
 
-from fixia_shardmig.journal.journal import Journal, position, set_position
+from fixia_shardmig.journal.journal import Journal, position, prepare_positions, set_position
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.named_sql import named_sql
@@ -67,6 +67,7 @@ class SourceBooks:
     def begin(self, positions: Mapping[str, LSN]) -> None:
         """Start anew, each shard's stream at its slot."""
         with self.connection.transaction():
+            prepare_positions(self.connection)
             self.connection.execute(_query("on_the_source"))
             self.connection.execute("TRUNCATE shardmig.position, shardmig.contested")
             for shard, lsn in positions.items():

@@ -1,10 +1,4 @@
 -- name: on_the_source
-CREATE SCHEMA IF NOT EXISTS shardmig;
-CREATE TABLE IF NOT EXISTS shardmig.position (
-    stream text PRIMARY KEY,
-    applied_lsn pg_lsn NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
 CREATE TABLE IF NOT EXISTS shardmig.contested (
     schema_name text NOT NULL,
     table_name text NOT NULL,

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from fixia_shardmig.cutover.run import EVIDENCE
+from fixia_shardmig.cutover.back_gates import is_prepared
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration
 from fixia_shardmig.journal.way_back import BackState
@@ -44,8 +44,7 @@ class BackResult:
 
 def has_way_back(migration: Migration) -> bool:
     """Whether a tail of the way back has work: the shards have, or had, the writes and it was prepared."""
-    prepared = bool((migration.evidence.get(EVIDENCE) or {}).get("way_back"))
-    return prepared and migration.phase in FOLLOWING
+    return is_prepared(migration) and migration.phase in FOLLOWING
 
 
 def bring_back(context: Context, journal: Journal, *, caught_up: bool = False) -> BackResult:

@@ -25,6 +25,9 @@ from fixia_shardmig.tail.tail import MARKER_PREFIX
 TAIL_WAIT_S = 30.0
 POLL_S = 0.05
 JOBS = 2
+
+Story = Callable[..., CutoverResult]
+"""`cutover` or `rollback`."""
 AFTER_SWITCH = "after_switch"
 """The stage of the shards' DDL that must not be there while changes are applied."""
 
@@ -68,11 +71,11 @@ def cut_over(
             return resume_cutover(context.shard_map, journal, options=options, hands=hands)
         _lift_left_over(context, journal)
         if journal.get().phase not in {Phase.TAILING, Phase.VERIFIED}:
-            return _try(context, journal, options, hands)
+            return _try(cutover, context, journal, options, hands)
         with tail_running(context, explains=False) as check:
             _await_tail(context, journal, check)
             nothing_waits = not _has_pending(context)  # asked while nobody has to wait for the answer
-            return _try(context, journal, options, hands)
+            return _try(cutover, context, journal, options, hands)
 
 
 def _has_pending(context: Context) -> bool:
@@ -91,10 +94,10 @@ def _lift_left_over(context: Context, journal: Journal) -> None:
             recover_unfinished(context.shard_map, journal, source)
 
 
-def _try(context: Context, journal: Journal, options: CutoverOptions, hands: Hands) -> CutoverResult:
-    """Cut over; closed gates are an answer, not an error."""
+def _try(story: Story, context: Context, journal: Journal, options: CutoverOptions, hands: Hands) -> CutoverResult:
+    """Cut over or roll back; closed gates are an answer, not an error."""
     try:
-        return cutover(context.shard_map, journal, options=options, hands=hands)
+        return story(context.shard_map, journal, options=options, hands=hands)
     except GatesClosedError as error:
         return CutoverResult(switched=False, pause_ms=0.0, steps=(), gates=error.gates)
 
@@ -127,21 +130,14 @@ def roll_back(
         if resume:
             return resume_rollback(context.shard_map, journal, options=options, hands=hands)
         if not has_way_back(journal.get()):
-            return _try_back(context, journal, options, hands)
+            return _try(rollback, context, journal, options, hands)
         with tail_running(context, explains=False) as check:
             _await_way_back(journal, check)
-            return _try_back(context, journal, options, hands)
+            return _try(rollback, context, journal, options, hands)
 
 
 def _nothing() -> None:
     """Enable nothing: the source's triggers were never off."""
-
-
-def _try_back(context: Context, journal: Journal, options: CutoverOptions, hands: Hands) -> CutoverResult:
-    try:
-        return rollback(context.shard_map, journal, options=options, hands=hands)
-    except GatesClosedError as error:
-        return CutoverResult(switched=False, pause_ms=0.0, steps=(), gates=error.gates)
 
 
 def _await_way_back(journal: Journal, check: Callable[[], None]) -> None:

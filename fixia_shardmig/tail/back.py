@@ -41,6 +41,7 @@ from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, Transa
 from fixia_shardmig.tail.contested import Contested
 from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.merge_back import MergeBack, changes_of
+from fixia_shardmig.tail.pulse import Pulse
 from fixia_shardmig.tail.receiver import Receiver
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import TailTables
@@ -216,8 +217,7 @@ class BackTail:
         self.journal = journal
         self.totals = BackTotals()
         self._on_state = on_state
-        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "settle"), 0.0)
-        self._rate = (time.monotonic(), 0, 0.0)
+        self._pulse = Pulse("control", "state", "heartbeat", "settle")
         self._hurry = False
         self._conflict: _Conflict | None = None
         self._barrier: int | None = None
@@ -307,10 +307,10 @@ class BackTail:
         return not len(self._merge.contested)
 
     def _wanted(self) -> bool:
-        if self._due("heartbeat", HEARTBEAT_S):
+        if self._pulse.due("heartbeat", HEARTBEAT_S):
             for reader in self._readers.values():
                 emit_marker(reader, MARKER_PREFIX, b"heartbeat")
-        if not self._due("control", CONTROL_S if self._barrier is None else WAIT_S):
+        if not self._pulse.due("control", CONTROL_S if self._barrier is None else WAIT_S):
             return True
         self._look_for_barrier()
         phase = self.journal.get().phase
@@ -349,7 +349,7 @@ class BackTail:
         positions = {stream.shard: stream.position for stream in self._streams}
         contested = self._merge.contested
         contested.clear(positions, lambda: self._source.commit_streams({}))
-        if len(contested) and (self._hurry or self._due("settle", SETTLE_S)):
+        if len(contested) and (self._hurry or self._pulse.due("settle", SETTLE_S)):
             self._settle()
         self._tell_state("")
         return bool(batches)
@@ -467,19 +467,9 @@ class BackTail:
 
     # what others are told
 
-    def _due(self, what: str, every_s: float) -> bool:
-        now = time.monotonic()
-        if now - self._last[what] < every_s:
-            return False
-        self._last[what] = now
-        return True
-
     def _tell_state(self, stopped_by: str) -> None:
-        if not stopped_by and not self._due("state", STATE_S):
+        if not stopped_by and not self._pulse.due("state", STATE_S):
             return
-        at, changes, _ = self._rate
-        elapsed = max(time.monotonic() - at, 0.001)
-        self._rate = (time.monotonic(), self.totals.changes, (self.totals.changes - changes) / elapsed)
         conflict = [self._conflict.reason] if self._conflict and self._conflict.is_certain else []
         doubled = [f"{leaf} {', '.join(key)} is on two shards" for leaf, key in sorted(self._merge.contested.doubled)]
         state = BackState(
@@ -488,7 +478,7 @@ class BackTail:
             seen={stream.shard: max(stream.receiver.server_lsn, stream.position) for stream in self._streams},
             transactions=self.totals.transactions,
             changes=self.totals.changes,
-            changes_per_s=self._rate[2],
+            changes_per_s=self._pulse.rate(self.totals.changes),
             contested=len(self._merge.contested),
             missed=self.totals.missed,
             blocked_by="; ".join([*conflict, *doubled[:3]]),

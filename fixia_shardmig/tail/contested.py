@@ -25,11 +25,10 @@ from fixia_shardmig.tail.operations import DELETE, Operation
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.statements import put_kind
 from fixia_shardmig.tail.tables import TailTable, TailTables
+from fixia_shardmig.tail.tail import MARKER_PREFIX
 
 KEYS_A_READ = 5_000
 """Rows read from a shard with one query."""
-
-MARKER_PREFIX = "shardmig"
 
 Values = tuple[str | None, ...]
 Commit = Callable[[], None]

@@ -39,6 +39,7 @@ from fixia_shardmig.postgres.visibility import is_visible
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.batches import Batches
 from fixia_shardmig.tail.definitions import Definitions
+from fixia_shardmig.tail.pulse import Pulse
 from fixia_shardmig.tail.receiver import Receiver
 from fixia_shardmig.tail.record import Decisions
 from fixia_shardmig.tail.shards import ShardSession
@@ -142,8 +143,7 @@ class Tail:
         self._barrier: int | None = None
         self._reached: int | None = None
         self._commit_time: datetime | None = None
-        self._last: dict[str, float] = dict.fromkeys(("control", "state", "heartbeat", "drift", "idle", "cycles"), 0.0)
-        self._rate = (time.monotonic(), 0, 0.0)
+        self._pulse = Pulse("control", "state", "heartbeat", "drift", "idle", "cycles")
         with ExitStack() as opened:
             self._open(opened, spool)
             self._opened = opened.pop_all()
@@ -317,7 +317,7 @@ class Tail:
                 self._bucket.spend(time.monotonic(), item.size_bytes)
                 self._take(item)
             elif isinstance(item, Idle):
-                if not self._batch and self._due("idle", IDLE_S):
+                if not self._batch and self._pulse.due("idle", IDLE_S):
                     self._advance(at)
             else:
                 self._at_marker(at)
@@ -327,7 +327,7 @@ class Tail:
         """Have everything before a marker on every shard, and say so at once: a drain waits for it."""
         self._apply_batch()
         self._advance(lsn)
-        self._last["state"] = 0.0
+        self._pulse.hasten("state")
         self._tell_state("")
 
     def _take(self, transaction: Transaction) -> None:
@@ -435,13 +435,13 @@ class Tail:
 
     def _control(self) -> bool:
         """Look at what others ask of the tail; False when the writes are no longer the source's."""
-        if self._due("cycles", CYCLES_S):
+        if self._pulse.due("cycles", CYCLES_S):
             gc.collect()
-        if self._due("heartbeat", HEARTBEAT_S):
+        if self._pulse.due("heartbeat", HEARTBEAT_S):
             emit_marker(self._source, MARKER_PREFIX, b"heartbeat")
-        if self._drift is None and self._due("drift", DRIFT_S):
+        if self._drift is None and self._pulse.due("drift", DRIFT_S):
             self._look_for_drift()
-        if not self._due("control", HELD_WAIT_S if self._barrier is not None else CONTROL_S):
+        if not self._pulse.due("control", HELD_WAIT_S if self._barrier is not None else CONTROL_S):
             return True
         barrier = self.journal.barrier()
         if barrier is None:
@@ -480,19 +480,9 @@ class Tail:
                 hint="shardmig schema diff shows what the shards lack; run that DDL there, then: shardmig tail",
             )
 
-    def _due(self, what: str, every_s: float) -> bool:
-        now = time.monotonic()
-        if now - self._last[what] < every_s:
-            return False
-        self._last[what] = now
-        return True
-
     def _tell_state(self, stopped_by: str) -> None:
-        if not stopped_by and not self._due("state", STATE_S):
+        if not stopped_by and not self._pulse.due("state", STATE_S):
             return
-        at, changes, _ = self._rate
-        elapsed = max(time.monotonic() - at, 0.001)
-        self._rate = (time.monotonic(), self.totals.changes, (self.totals.changes - changes) / elapsed)
         state = TailState(
             age_s=0.0,
             applied_lsn=self.batches.position,
@@ -502,7 +492,7 @@ class Tail:
             changes=self.totals.changes,
             moved_rows=self.totals.moved_rows,
             conflicts=self.totals.conflicts,
-            changes_per_s=self._rate[2],
+            changes_per_s=self._pulse.rate(self.totals.changes),
             stopped_by=stopped_by,
         )
         self.journal.tell_tail_state(state)
