@@ -319,22 +319,24 @@ class Journal:
     def renew_files(self, files: Mapping[TableName, int], *, whole_too: bool) -> list[TableName]:
         """Record in which file each table's blocks are; returns the tables that have to be read again from the start.
 
-        Blocks of another file have other rows, so none of its chunks counts as done. A table of one chunk was read at
-        once; but an ALTER TABLE that rewrote it after the snapshot was opened had left nothing to see. So with
-        `whole_too` it is read again as well.
+        Blocks of another file have other rows, so none of its chunks counts as done; nor do those of a table whose file
+        nobody has noted, as in the journal of an earlier version. A table of one chunk was read at once; but an ALTER
+        TABLE that rewrote it after the snapshot was opened had left nothing to see. So with `whole_too` it is read
+        again as well.
         """
         with self.connection.transaction():
+            self.connection.execute(_ddl("files"))
             known = self.connection.execute("SELECT schema_name, table_name, file FROM shardmig.table_file").fetchall()
             before = {TableName(schema, name): file for schema, name, file in known}
             changed = [table for table, file in files.items() if before.get(table) != file]
-            again = [table for table in changed if table in before and self._reopen_chunks(table, whole_too=whole_too)]
+            again = [table for table in changed if self._reopen_chunks(table, whole_too=whole_too)]
             self.connection.cursor().executemany(
                 "INSERT INTO shardmig.table_file VALUES (%s, %s, %s)"
                 " ON CONFLICT (schema_name, table_name) DO UPDATE SET file = excluded.file",
                 [(table.schema, table.name, files[table]) for table in changed],
             )
             for table in again:
-                self.event("table_rewritten", table=str(table))
+                self.event("table_rewritten" if table in before else "table_file_unknown", table=str(table))
         return again
 
     def _reopen_chunks(self, table: TableName, *, whole_too: bool) -> bool:

@@ -66,12 +66,6 @@ CREATE TABLE IF NOT EXISTS shardmig.chunk (
     rows bigint,
     bytes bigint
 );
-CREATE TABLE IF NOT EXISTS shardmig.table_file (
-    schema_name text,
-    table_name text,
-    file bigint NOT NULL,
-    PRIMARY KEY (schema_name, table_name)
-);
 CREATE TABLE IF NOT EXISTS shardmig.batch_record (
     single boolean PRIMARY KEY DEFAULT true CHECK (single),
     start_lsn pg_lsn NOT NULL,
@@ -111,4 +105,12 @@ CREATE TABLE IF NOT EXISTS shardmig.tail_state (
     conflicts bigint NOT NULL,
     changes_per_s double precision NOT NULL,
     stopped_by text NOT NULL DEFAULT ''
+);
+
+-- name: files
+CREATE TABLE IF NOT EXISTS shardmig.table_file (
+    schema_name text,
+    table_name text,
+    file bigint NOT NULL,
+    PRIMARY KEY (schema_name, table_name)
 );

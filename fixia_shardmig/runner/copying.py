@@ -201,7 +201,7 @@ def _while_open(context: Context, journal: Journal) -> Iterator[None]:
     while True:
         again = journal.renew_files(_files(context), whole_too=rewrites_left > 0)
         for table in again:
-            context.say(f"{table} was rewritten on the source, and is read again")
+            context.say(f"{table} was rewritten on the source, or may have been, and is read again")
         rewrites_left -= bool(again)
         if rewrites_left < 0:
             names = ", ".join(map(str, again))
