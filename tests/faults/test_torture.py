@@ -19,7 +19,7 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_double_nothing(
     source_cluster: Cluster, target_cluster: Cluster, market_template: str, tmp_path: Path
 ) -> None:
     """Pitfalls 6, 7: drivers, workers and whole groups are killed; verify and the oracle find every row at home."""
-    places = Places(source_cluster, target_cluster, market_template)
+    places = Places(source_cluster, target_cluster, market_template, anew=False)
     lines: list[str] = []
     assert KILLS <= torture(places, kills=KILLS, seed=1, directory=tmp_path, say=lines.append)
     assert lines

@@ -46,6 +46,9 @@ RUNS_A_ROUND_MAX = 60
 MOMENT_S = (0.4, 4.5)
 """From the start of a command to the kill: from before its first session to past its end on a quiet machine."""
 
+MOMENT_OF_A_FORK_S = (0.1, 3.2)
+"""The same where a command is a fork, which has read its modules already."""
+
 ORPHANS_S_MAX = 10.0
 POLL_S = 0.02
 TEMPORARY = 75
@@ -65,6 +68,8 @@ class Places:
     source: Cluster
     target: Cluster
     template: str
+    anew: bool = True
+    """Whether each command begins with the interpreter."""
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @contextmanager
@@ -122,7 +127,8 @@ class Round:
 
     def _run(self, command: str) -> Ended:
         running = self.program.start(*self._arguments(command))
-        victim, moment_s = self.rng.choice(VICTIMS), self.rng.uniform(*MOMENT_S)
+        victim = self.rng.choice(VICTIMS)
+        moment_s = self.rng.uniform(*(MOMENT_S if self.program.anew else MOMENT_OF_A_FORK_S))
         if not self.kills_left:
             return running.end(RUN_S_MAX)
         deadline = time.monotonic() + moment_s
@@ -180,7 +186,7 @@ def one_round(places: Places, seed: int, *, kills_max: int, directory: Path) -> 
     """
     began = time.monotonic()
     rng = random.Random(seed)
-    program = Program(directory, plain_environment(directory), MAPPING, anew=True)
+    program = Program(directory, plain_environment(directory), MAPPING, anew=places.anew)
     with places.databases() as (source, shards):
         program.env |= {"PRIMARY_DATABASE_URL": source, **{f"{s.upper()}_DB_URL": url for s, url in shards.items()}}
         tortured = Round(seed, min(kills_max, rng.randint(*KILLS_A_ROUND)), program, rng)
