@@ -10,7 +10,8 @@ import json
 from string import Template
 from typing import Final
 
-from fixia_shardmig.cutover.fence import FENCE_LOCK, TRIGGER, FenceKind
+from fixia_shardmig.cutover.fence import TRIGGER, FenceKind
+from fixia_shardmig.cutover.fence_locks import FENCE_LOCK
 from fixia_shardmig.journal.journal import LOCK_CLASS
 
 _FENCE: Final = (

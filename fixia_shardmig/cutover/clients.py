@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from fixia_shardmig.cutover.hooks import run_hook
-from fixia_shardmig.cutover.pooler import Identity, Poolers, identity_of
+from fixia_shardmig.cutover.pooler import SETTLE_S, Identity, Poolers, identity_of
 from fixia_shardmig.cutover.pooler_files import Direction
 from fixia_shardmig.cutover.run import Run
 from fixia_shardmig.cutover.sides import Sides
@@ -27,7 +27,7 @@ PAUSE_SHARE: Final = 0.3
 """How much of `max_pause` open transactions may take to end before the PAUSE is given up."""
 
 
-def pause_clients(run: Run, began: float) -> None:
+def pause_clients(run: Run) -> None:
     """Make the clients of all poolers wait, before the fence, so that they meet a pause and no error.
 
     Raises:
@@ -41,7 +41,7 @@ def pause_clients(run: Run, began: float) -> None:
         run.journal.add_evidence({WAITING: {"story": run.story, "owner": run.owner, "since": since}})
     place("pooler.noted")
     with run.step("pause"):
-        run.sides.poolers.pause(began + run.options.max_pause_s * PAUSE_SHARE)
+        run.sides.poolers.pause(run.began + run.options.max_pause_s * PAUSE_SHARE)
         place("pooler.paused")
 
 
@@ -70,6 +70,7 @@ def _repoint(run: Run, direction: Direction) -> str:
         run.open_at = time.monotonic()
         place("pooler.resumed")
         with run.step("probe"):
+            time.sleep(SETTLE_S)
             failures += poolers.probe(identities(run.sides, direction), direction)
             failures += poolers.settle()
         if failures:
@@ -105,7 +106,7 @@ def resume_clients(shard_map: ShardMap, journal: Journal, *, story: str) -> str:
         return ""
     poolers = Poolers(shard_map)
     try:
-        failures = [*poolers.resume(), *poolers.settle()]
+        failures = poolers.undo()
     finally:
         poolers.close()
     journal.add_evidence({WAITING: None})

@@ -9,27 +9,41 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Self
 
 import psycopg
 
 from fixia_shardmig.cutover.clients import pause_clients
-from fixia_shardmig.cutover.counts import Counts, count_rows
-from fixia_shardmig.cutover.drain import Drained, wait_applied, write_marker
-from fixia_shardmig.cutover.fence import raise_fence, seal_fence
+from fixia_shardmig.cutover.counts import Counting, Counts, count_rows
+from fixia_shardmig.cutover.drain import Drained, Marker, wait_applied, write_marker
+from fixia_shardmig.cutover.fence import prepare_fence, raise_fence, seal_fence
 from fixia_shardmig.cutover.gates import CONFLICTING, Gate, all_gates, take_look
 from fixia_shardmig.cutover.pooler_gates import pooler_gates
 from fixia_shardmig.cutover.recover import Recovery, recover_unfinished
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
-from fixia_shardmig.cutover.run import EVIDENCE, Run, count_bounded, refuse_late, undone_because
+from fixia_shardmig.cutover.run import (
+    EVIDENCE,
+    Run,
+    count_budget_s,
+    refuse_differing,
+    refuse_late,
+    undisturbed,
+    undone_because,
+)
 from fixia_shardmig.cutover.sequences import (
+    Looking,
+    Observed,
+    Seen,
     SequencePlan,
-    apply_sequences,
     observe_sequences,
     plan_sequences,
     record_increments,
+    set_sequences,
 )
 from fixia_shardmig.cutover.sides import open_sides
 from fixia_shardmig.cutover.switch import RESUME, finish, first_line, switch, take_back
@@ -40,9 +54,11 @@ from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
-from fixia_shardmig.postgres.catalog import read_catalog
+from fixia_shardmig.postgres.catalog import read_catalog, read_fingerprint
+from fixia_shardmig.postgres.sessions import Connection
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.tail.tail import MARKER_PREFIX
 
@@ -56,7 +72,10 @@ RESERVE_S_MAX: Final = 1.0
 REHEARSAL_SHARE: Final = 0.5
 """A rehearsed drain that takes more of `max_pause` than this closes the gate."""
 
-STATE_POLL_S: Final = 0.02
+STATE_POLL_S: Final = 0.002
+
+WARM_S: Final = 0.2
+"""How long rows are counted before the pause, where nobody waits: plans are made, and what is read is at hand."""
 
 SLOTS_S_MAX: Final = 30.0
 """How long the slots of the way back may take: they wait for every transaction that is open on the shards' servers."""
@@ -68,6 +87,36 @@ class _Proven:
 
     drained: Drained
     counts: Counts
+
+
+_Seen = tuple[Mapping[TableName, int], Seen]
+"""A place's rows by table, and what it says of sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is looked at on every place: its rows, within a time, and its sequences."""
+
+    counting: Counting
+    looking: Looking
+    budget_s: float
+
+    @classmethod
+    def of(cls, shard_map: ShardMap, catalog: Catalog, *, budget_s: float) -> Self:
+        return cls(Counting(shard_map, catalog), Looking.of(shard_map, catalog), budget_s)
+
+    def on_source(self, connection: Connection) -> _Seen:
+        return self.counting.on_source(connection, budget_s=self.budget_s), self.looking.on_source(connection)
+
+    def on_shard(self, name: str, connection: Connection) -> _Seen:
+        rows = self.counting.on_shard(name, connection, budget_s=self.budget_s)
+        return rows, self.looking.on_shard(name, connection)
+
+    def compare(self, source: Future[_Seen], shards: Mapping[str, _Seen]) -> tuple[Counts, Observed]:
+        """Hold the rows of both sides against each other."""
+        rows, seen = source.result()
+        counts = refuse_differing(self.counting.compare(rows, {name: found for name, (found, _) in shards.items()}))
+        return counts, self.looking.together(seen, {name: found for name, (_, found) in shards.items()})
 
 
 def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, hands: Hands) -> CutoverResult:
@@ -91,14 +140,13 @@ def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, h
             return _rehearse(run, catalog, gates)
         if any(not gate.ok for gate in gates):
             raise GatesClosedError(gates)
-        with watched(run), journal.hurrying():
+        with watched(run), journal.hurrying(), undisturbed():
             _make_slots(run)
-            began = time.monotonic()
-            proven, epoch = _switch_or_take_back(run, catalog, began)
+            proven, epoch = _switch_or_take_back(run, catalog)
             unfinished = finish(run, epoch)
         return CutoverResult(
             switched=True,
-            pause_ms=run.pause_ms(began),
+            pause_ms=run.pause_ms,
             steps=tuple(run.steps),
             marker_lsn=proven.drained.marker.ends_at,
             gates=gates,
@@ -122,7 +170,7 @@ def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
         gates += pooler_gates(run.sides, "forward", max_pause_s=run.options.max_pause_s)
         if all(gate.ok for gate in gates if gate.name in {"phase", "tail", "lag", "slot"}):
             gates = (*gates, _rehearsed_drain(run))
-    run.journal.event("cutover_gates", closed=[gate.name for gate in gates if not gate.ok])
+    run.event("gates", closed=[gate.name for gate in gates if not gate.ok])
     return gates
 
 
@@ -147,16 +195,17 @@ def _rehearse(run: Run, catalog: Catalog, gates: tuple[Gate, ...]) -> CutoverRes
     """Do what the pause would consist of and harms nobody, and add up how long it took."""
     if any(not gate.ok for gate in gates):
         return CutoverResult(switched=False, pause_ms=0.0, steps=tuple(run.steps), gates=gates)
-    began = time.monotonic()
+    run.began = time.monotonic()
     with run.step("drain"):
-        drained = _drain(run, began + run.options.max_pause_s)
+        drained = _drain(run, run.began + run.options.max_pause_s)
     with run.step("check"):
         counts = count_rows(run.sides, run.shard_map, catalog, budget_s=run.options.count_budget_s)
     with run.step("sequences"):
         observe_sequences(run.sides, run.shard_map, catalog)
+    run.tell_rest()
     return CutoverResult(
         switched=False,
-        pause_ms=(time.monotonic() - began) * 1000,
+        pause_ms=run.pause_ms,
         steps=tuple(run.steps),
         marker_lsn=drained.marker.ends_at,
         gates=gates,
@@ -165,9 +214,10 @@ def _rehearse(run: Run, catalog: Catalog, gates: tuple[Gate, ...]) -> CutoverRes
     )
 
 
-def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[_Proven, int]:
+def _switch_or_take_back(run: Run, catalog: Catalog) -> tuple[_Proven, int]:
     try:
-        proven = _prove(run, catalog, began)
+        _prepare(run, catalog)
+        proven = _prove(run, catalog)
         with run.step("switch"):
             epoch = switch(run)
     except BaseException as error:
@@ -178,27 +228,54 @@ def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[_Pro
     return proven, epoch
 
 
-def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
-    """Poolers' PAUSE, fence, drain, check, sequences, the way back (pitfall 65), seal."""
-    deadline = began + run.options.max_pause_s
-    reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
-    pause_clients(run, began)
+def _prepare(run: Run, catalog: Catalog) -> None:
+    """Do before the pause what the pause would else consist of: triggers that refuse nothing yet, plans, caches."""
+    moved, look = run.shard_map.moved(), _Look.of(run.shard_map, catalog, budget_s=WARM_S)
+    with run.step("prepare"):
+        prepare_fence(run.sides.source, moved, migration=run.shard_map.name, owner=run.owner)
+        place("cutover.fence_prepared")
+        run.sides.source_and_each(look.on_source, look.on_shard)
+        read_fingerprint(run.sides.source, moved, timeout_s=run.options.max_pause_s)
+
+
+def _prove(run: Run, catalog: Catalog) -> _Proven:
+    """Poolers' PAUSE, fence, drain, check, sequences, the way back (pitfall 65), seal.
+
+    What the source alone can say is asked for while the shards are waited for: nobody writes to it since the fence.
+    """
+    run.began = time.monotonic()
+    deadline = run.began + run.options.max_pause_s
+    pause_clients(run)
     with run.step("fence"):
-        _fence(run, began + run.options.max_pause_s * FENCE_SHARE)
-    with run.step("drain"):
-        drained = _drain(run, deadline - reserve_s)
-        run.keep(drained_lsn=str(drained.marker.begins_at), marker_lsn=str(drained.marker.ends_at))
-    place("cutover.drained")
-    if run.hands.on_drained is not None:
-        with run.step("on_drained"):
-            run.hands.on_drained()
+        _fence(run, run.began + run.options.max_pause_s * FENCE_SHARE)
+    look = _Look.of(run.shard_map, catalog, budget_s=count_budget_s(run, deadline))
+    with ExitStack() as beside:
+        with run.step("drain"):
+            marker = _write_marker(run)
+            source = beside.enter_context(run.sides.beside(look.on_source))
+            reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
+            drained = _wait_applied(run, marker, deadline - reserve_s)
+            run.keep(drained_lsn=str(marker.begins_at), marker_lsn=str(marker.ends_at))
+        place("cutover.drained")
+        if run.hands.on_drained is not None:
+            with run.step("on_drained"):
+                run.hands.on_drained()
+        refuse_late(run, deadline)
+        with run.step("check"):
+            fingerprint = beside.enter_context(run.sides.beside(lambda c: _fingerprint(run, c, source, deadline)))
+            look = replace(look, budget_s=count_budget_s(run, deadline))
+            counts, observed = look.compare(source, run.sides.each_shard(look.on_shard))
+            _refuse_conflicts(run, marker.begins_at, deadline)
+        refuse_late(run, deadline)
+        with run.step("sequences"):
+            begins = _set_sequences(run, plan_sequences(run.shard_map, catalog, observed))
+        _refuse_drift(run, catalog, fingerprint.result())
     refuse_late(run, deadline)
-    with run.step("check"):
-        counts = _check(run, catalog, drained.marker.begins_at, deadline)
-    refuse_late(run, deadline)
-    with run.step("sequences"):
-        begins = _set_sequences(run, catalog)
-    refuse_late(run, deadline)
+    _keep_way_back_and_seal(run, begins, deadline)
+    return _Proven(drained, counts)
+
+
+def _keep_way_back_and_seal(run: Run, begins: Mapping[str, LSN], deadline: float) -> None:
     if run.options.way_back:
         with run.step("way_back"):
             begin_way_back(run.sides, run.shard_map, begins, deadline=deadline)
@@ -215,7 +292,18 @@ def _prove(run: Run, catalog: Catalog, began: float) -> _Proven:
         )
     place("cutover.sealed")
     refuse_late(run, deadline)
-    return _Proven(drained, counts)
+
+
+def _fingerprint(run: Run, connection: Connection, source: Future[_Seen], deadline: float) -> str:
+    """Return the source's definitions' fingerprint, read when its session is free again."""
+    wait([source])
+    timeout_s = max(0.001, deadline - time.monotonic())
+    return read_fingerprint(connection, run.shard_map.moved(), timeout_s=timeout_s)
+
+
+def _refuse_drift(run: Run, catalog: Catalog, fingerprint: str) -> None:
+    if fingerprint != catalog.fingerprint(run.shard_map.moved()):
+        raise DriftError("a moved table's definition changed since the gates", hint="shardmig schema diff")
 
 
 def _make_slots(run: Run) -> None:
@@ -253,20 +341,21 @@ def _fence(run: Run, deadline: float) -> None:
 
 
 def _drain(run: Run, deadline: float) -> Drained:
-    marker = write_marker(run.sides.source, f"drain {run.owner}".encode())
+    return _wait_applied(run, _write_marker(run), deadline)
+
+
+def _write_marker(run: Run) -> Marker:
+    return write_marker(run.sides.source, f"drain {run.owner}".encode())
+
+
+def _wait_applied(run: Run, marker: Marker, deadline: float) -> Drained:
     return wait_applied(run.sides, marker, journal=run.journal, deadline=deadline, stop=run.hands.stop)
 
 
-def _check(run: Run, catalog: Catalog, drained_lsn: LSN, deadline: float) -> Counts:
-    """Look once more, within the time there is: rows add up, the tail saw no conflict, definitions are as planned."""
-    counts = count_bounded(run, catalog, deadline)
-    moved = run.shard_map.moved()
-    if read_catalog(run.sides.source).fingerprint(moved) != catalog.fingerprint(moved):
-        raise DriftError("a moved table's definition changed since the gates", hint="shardmig schema diff")
+def _refuse_conflicts(run: Run, drained_lsn: LSN, deadline: float) -> None:
     conflicts = _conflicts(run, drained_lsn, deadline)
     if conflicts:
         raise RefusedError(f"the tail counted {conflicts} conflicts", hint=CONFLICTING)
-    return counts
 
 
 def _conflicts(run: Run, drained_lsn: LSN, deadline: float) -> int:
@@ -281,22 +370,26 @@ def _conflicts(run: Run, drained_lsn: LSN, deadline: float) -> int:
         time.sleep(STATE_POLL_S)
 
 
-def _set_sequences(run: Run, catalog: Catalog) -> dict[str, LSN]:
-    """Plan anew from what stands there now, record, set, and make the last commits of shards and journal durable.
+def _set_sequences(run: Run, plans: tuple[SequencePlan, ...]) -> dict[str, LSN]:
+    """Record, set, and make the last commits of the shards durable.
 
     The tail may commit on the shards without waiting for their disks; a marker's commit waits for all before it.
 
     Returns:
         By shard, where its marker ends.
     """
-    plans = plan_sequences(run.shard_map, catalog, observe_sequences(run.sides, run.shard_map, catalog))
     _refuse_refused(plans)
     record_increments(run.journal, plans)
-    apply_sequences(run.sides, plans)
+
+    def on_shard(name: str, connection: Connection) -> LSN:
+        set_sequences(name, connection, plans)
+        return emit_marker(connection, MARKER_PREFIX, b"durable")
+
+    begins = run.sides.each_shard(on_shard)
     place("cutover.sequences_set")
     run.keep(sequences_set=True)
     place("cutover.sequences_kept")
-    return run.sides.each_shard(lambda _, connection: emit_marker(connection, MARKER_PREFIX, b"durable"))
+    return begins
 
 
 def _refuse_refused(plans: tuple[SequencePlan, ...]) -> None:
@@ -307,6 +400,8 @@ def _refuse_refused(plans: tuple[SequencePlan, ...]) -> None:
 
 def _undone(run: Run, error: BaseException) -> BaseException:
     """Take everything back and return the error that says so; a signal's own error is returned as it is."""
+    with suppress(psycopg.Error):
+        run.tell_rest()
     try:
         undone = take_back(run.shard_map, run.journal, run.sides.source, owner=run.owner, reason=first_line(error))
     except (ShardmigError, psycopg.Error) as failure:

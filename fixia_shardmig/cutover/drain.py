@@ -19,7 +19,9 @@ from fixia_shardmig.postgres.sessions import Connection, insert_lsn
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.tail.tail import MARKER_PREFIX
 
-POLL_S: Final = 0.005
+POLL_S: Final = 0.001
+"""Clients wait for the last position; a look is one short statement a shard."""
+
 TAIL_LOOK_S: Final = 0.1
 """How often the journal is asked whether the tail has given up, so that nobody waits for the deadline in vain."""
 

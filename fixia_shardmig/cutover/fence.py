@@ -13,9 +13,9 @@ that is ENABLE ALWAYS binds all of them, and `session_replication_role = replica
 from __future__ import annotations
 
 import json
-import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -23,32 +23,27 @@ from typing import Any, Final, LiteralString, cast
 
 from psycopg import errors, sql
 
-from fixia_shardmig.journal.journal import LOCK_CLASS
+from fixia_shardmig.cutover.fence_locks import (
+    LOCK_TIMEOUT_S,
+    SHORT_LOCK_TIMEOUT_S,
+    hold,
+    in_a_short_try,
+    jitter,
+    pairs,
+    prepared_transactions,
+    under_locks,
+)
 from fixia_shardmig.journal.way_back import APPLY_SETTING
 from fixia_shardmig.model.errors import HeldError, RefusedError
 from fixia_shardmig.model.names import TableName
-from fixia_shardmig.postgres.sessions import Connection, scalar
-from fixia_shardmig.postgres.slots import BlockingTransaction
+from fixia_shardmig.postgres.sessions import Connection
 
 TRIGGER: Final = "shardmig_fence"
 SQLSTATE_PAUSED: Final = "SM001"
 SQLSTATE_MOVED: Final = "SM002"
 
-LOCK_TIMEOUT_S: Final = 0.25
-"""How long one try may wait. Every new writer queues behind it for as long (pitfall 60)."""
-
-LOCK_TRIES_MAX: Final = 100
-
-DEADLOCK_TIMEOUT: Final = "20ms"
-"""After so long a wait the server cancels an autovacuum that is in our way, and ends a deadlock at our expense and not
-at the application's. At the usual 1 s it would do neither within a try."""
-
 SEAL_LEFT_S: Final = 2.0
 """So much of the fence's time must be left when it is sealed; a commit that takes longer is found afterwards."""
-
-DROP_LOCK_TIMEOUT_S: Final = 0.1
-FENCE_LOCK: Final = 3
-"""Second key of the advisory lock under which the function is replaced; the journal has 1 and 2."""
 
 
 class FenceKind(Enum):
@@ -93,21 +88,6 @@ class FenceExpiredError(RefusedError):
     """The fence was down, another's, or too near its expiry, so nothing that was proven behind it holds."""
 
 
-class FenceBlockedError(RefusedError):
-    """Writers that are still in flight kept the locks for as long as was allowed. `blockers` names them."""
-
-    def __init__(self, blockers: list[BlockingTransaction], tries: int) -> None:
-        """Name whom an operator has to ask."""
-        named = "; ".join(str(blocker) for blocker in blockers) or "writers that have ended since"
-        pid = next((blocker.pid for blocker in blockers if blocker.pid is not None), None)
-        end = f", or on the source: SELECT pg_terminate_backend({pid})" if pid is not None else ""
-        super().__init__(
-            f"the moved tables could not be locked in {tries} tries: {named}",
-            hint=f"wait for it to end{end}; then run shardmig cutover again",
-        )
-        self.blockers = blockers
-
-
 _BODY: LiteralString = """-- {about}
 BEGIN
     IF pg_catalog.current_setting({setting}, true) = {migration} THEN
@@ -127,13 +107,7 @@ BEGIN
 END
 """
 
-_SOURCE: LiteralString = """
-SELECT p.prosrc, extract(epoch FROM clock_timestamp())::float8
-FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = 'shardmig' AND p.proname = 'refuse_write' AND p.pronargs = 0
-"""
-
-_TREES: LiteralString = """
+_LOOK: LiteralString = """
 WITH RECURSIVE fenced(oid, enabled) AS (
     SELECT t.tgrelid, t.tgenabled = 'A' FROM pg_catalog.pg_trigger t WHERE t.tgname = %s AND NOT t.tgisinternal
 ), tree(oid) AS (
@@ -141,9 +115,13 @@ WITH RECURSIVE fenced(oid, enabled) AS (
     UNION
     SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent
 )
-SELECT n.nspname, c.relname, f.oid IS NOT NULL, coalesce(f.enabled, false)
-FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN fenced f ON f.oid = tree.oid ORDER BY 1, 2
+SELECT (SELECT p.prosrc FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'shardmig' AND p.proname = 'refuse_write' AND p.pronargs = 0),
+       extract(epoch FROM clock_timestamp())::float8,
+       (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+                   n.nspname, c.relname, f.oid IS NOT NULL, coalesce(f.enabled, false)) ORDER BY n.nspname, c.relname)
+        FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace LEFT JOIN fenced f ON f.oid = tree.oid)
 """
 
 _RELATIVES: LiteralString = """
@@ -164,61 +142,27 @@ JOIN pg_catalog.pg_class c ON c.oid = relative.oid JOIN pg_catalog.pg_namespace 
 ORDER BY 1, 2
 """
 
-_BLOCKERS: LiteralString = """
-WITH RECURSIVE tree(oid) AS (
-    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN unnest(%s::text[], %s::text[]) AS wanted(schema, name) ON n.nspname = schema AND c.relname = name
-    UNION
-    SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent
-), holder AS (
-    SELECT DISTINCT l.pid, l.virtualtransaction FROM pg_catalog.pg_locks l
-    WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (SELECT oid FROM tree)
-      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-      AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
-)
-SELECT h.pid, coalesce(p.gid, ''), coalesce(nullif(a.application_name, ''), a.backend_type, ''),
-       coalesce(a.usename, p.owner, ''),
-       extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8, a.query_start
-FROM holder h
-LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = h.pid
-LEFT JOIN pg_catalog.pg_prepared_xacts p ON h.pid IS NULL AND h.virtualtransaction = '-1/' || p.transaction
-ORDER BY 5 DESC NULLS LAST, 1
-"""
-
-_PREPARED: LiteralString = """
-SELECT NULL::int, gid, '', owner::text, extract(epoch FROM clock_timestamp() - prepared)::float8, NULL::timestamptz
-FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
-"""
-
-_PREPARE_TRY: LiteralString = """
-SELECT pg_catalog.set_config('lock_timeout', %(ms)s, true), pg_catalog.set_config('statement_timeout', %(ms)s, true),
-       CASE WHEN (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
-                OR pg_catalog.has_parameter_privilege('deadlock_timeout', 'SET')
-            THEN pg_catalog.set_config('deadlock_timeout', %(deadlock)s, true) END,
-       CASE WHEN current_setting('synchronous_commit') = 'off'
-            THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
-"""
-
-_REST_OF_TRY: LiteralString = "SELECT pg_catalog.set_config('statement_timeout', %s, true)"
-
-_BUSY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)
-
 
 def fence_state(connection: Connection) -> FenceState:
     """Return how the fence stands, also when only half of it is there. Reads catalogs, waits for nobody."""
-    row = connection.execute(_SOURCE).fetchone()
-    trees = connection.execute(_TREES, [TRIGGER]).fetchall()
-    tables = tuple(TableName(schema, name) for schema, name, fenced, _ in trees if fenced)
-    gaps = tuple(TableName(schema, name) for schema, name, _, enabled in trees if not enabled)
-    if row is None:
-        return FenceState(FenceKind.NONE, tables=tables, gaps=gaps)
-    about = _about(row[0])
+    return _look(connection)[0]
+
+
+def _look(connection: Connection) -> tuple[FenceState, float]:
+    """Return how the fence stands, and the server's time in seconds. Prepared, so that a second look is quick."""
+    row = connection.execute(_LOOK, [TRIGGER], prepare=True).fetchone()
+    source, now, trees = row or (None, 0.0, None)
+    tables = tuple(TableName(schema, name) for schema, name, fenced, _ in trees or () if fenced)
+    gaps = tuple(TableName(schema, name) for schema, name, _, enabled in trees or () if not enabled)
+    if source is None:
+        return FenceState(FenceKind.NONE, tables=tables, gaps=gaps), now
+    about = _about(source)
     expires = about.get("expires")
-    left_s = expires - row[1] if expires is not None else None
+    left_s = expires - now if expires is not None else None
     kind = FenceKind(about.get("kind", "open"))
     if kind is FenceKind.RAISED and left_s is not None and left_s <= 0:
         kind = FenceKind.EXPIRED
-    return FenceState(
+    state = FenceState(
         kind,
         migration=about.get("migration", ""),
         owner=about.get("owner", ""),
@@ -228,17 +172,30 @@ def fence_state(connection: Connection) -> FenceState:
         gaps=gaps,
         back=bool(about.get("back")),
     )
+    return state, now
 
 
-def prepared_transactions(connection: Connection) -> list[BlockingTransaction]:
-    """Return the prepared transactions of this database, oldest first (pitfall 59)."""
-    return [BlockingTransaction(*row) for row in connection.execute(_PREPARED).fetchall()]
+def prepare_fence(connection: Connection, tables: Collection[TableName], *, migration: str, owner: str) -> None:
+    """Put the triggers on the tables while they let everything through, so that raising the fence is a moment's work.
 
+    Nobody waits for longer than one short try a table. A table that is missed gets its trigger when the fence is
+    raised, as one does that was made since. `lift_fence` takes it all away again.
 
-def lock_holders(connection: Connection, tables: Collection[TableName]) -> list[BlockingTransaction]:
-    """Return who holds a lock that the fence has to wait for, oldest transaction first. Readers do not."""
-    rows = connection.execute(_BLOCKERS, _pairs(tables)).fetchall()
-    return [BlockingTransaction(*row) for row in rows]
+    Raises:
+        HeldError, RefusedError: Another's fence is up, or our role may not.
+    """
+    with _explaining_rights(), connection.transaction():
+        hold(connection)
+        state = fence_state(connection)
+        _refuse_other(state, migration, owner)
+        connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
+        connection.execute(_replacement(FenceKind.OPEN, connection, migration=migration, owner=owner, expires=None))
+    fenced = frozenset(state.tables) - frozenset(state.gaps)
+    for table in _relatives(connection, tables):
+        if table not in fenced:
+            in_a_short_try(connection, _trigger(table))
+    for look in (prepared_transactions, fence_state, lambda c: _relatives(c, tables)):
+        look(connection)  # with their plans made, looks under the locks are quick
 
 
 def raise_fence(
@@ -258,6 +215,9 @@ def raise_fence(
     A statement's trigger fires only for the table that the statement names: partitioned roots, their leaves and
     tables between, and parents by inheritance each get one, as the server's catalog says under the locks.
 
+    The commit does not wait for the disk. A server that crashes has also ended our session, and where the fence is lost
+    with it, sealing does not find it; the flush of the marker that follows, and that of the seal, are behind it.
+
     Args:
         connection: On the source, or for a rollback on a shard; in autocommit, without a transaction.
         tables: Moved tables; partitions may be left out.
@@ -273,6 +233,33 @@ def raise_fence(
         HeldError: Another's fence is up.
         RefusedError: A prepared transaction is left over, or our role may not.
     """
+    _refuse_prepared(connection)
+    raised: list[FenceState] = []
+
+    def create() -> None:
+        state, now = _look(connection)
+        _refuse_other(state, migration, owner)
+        relatives = _relatives(connection, tables)
+        if state.kind is FenceKind.NONE:
+            connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
+        expires = now + expires_in_s
+        statements = [
+            _replacement(FenceKind.RAISED, connection, migration=migration, owner=owner, expires=expires, back=back)
+        ]
+        fenced = frozenset(state.tables) - frozenset(state.gaps)
+        statements += [_trigger(table) for table in relatives if table not in fenced]
+        connection.execute(sql.SQL("; ").join(statements), prepare=False)
+        expires_at = datetime.fromtimestamp(expires, UTC)
+        raised.append(
+            FenceState(FenceKind.RAISED, migration, owner, expires_at, expires_in_s, tables=relatives, back=back)
+        )
+
+    with _explaining_rights():
+        under_locks(connection, tables, create, lock_timeout_s=lock_timeout_s, deadline=deadline, flushed=False)
+    return raised[-1]
+
+
+def _refuse_prepared(connection: Connection) -> None:
     prepared = prepared_transactions(connection)
     if prepared:
         raise RefusedError(
@@ -280,22 +267,22 @@ def raise_fence(
             hint="COMMIT PREPARED or ROLLBACK PREPARED each of them on the source",
         )
 
-    def create() -> None:
-        _refuse_other(fence_state(connection), migration, owner)
-        rows = connection.execute(_RELATIVES, _pairs(tables)).fetchall()
-        expires = scalar(connection, "SELECT extract(epoch FROM clock_timestamp())::float8") + expires_in_s
-        connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
-        _replace(connection, FenceKind.RAISED, migration=migration, owner=owner, expires=expires, back=back)
-        connection.execute(sql.SQL("; ").join(_trigger(TableName(*row)) for row in rows))
 
+@contextmanager
+def _explaining_rights() -> Iterator[None]:
     try:
-        _under_locks(connection, tables, create, lock_timeout_s=lock_timeout_s, deadline=deadline)
+        yield
     except errors.InsufficientPrivilege as error:
         raise RefusedError(
             f"our role may not raise the fence: {error.diag.message_primary}",
             hint="use the owner of the moved tables, with CREATE on the database, as the user of source.url",
         ) from None
-    return fence_state(connection)
+
+
+def _relatives(connection: Connection, tables: Collection[TableName]) -> tuple[TableName, ...]:
+    """Return the tables with all that a statement which reaches their rows may name."""
+    rows = connection.execute(_RELATIVES, pairs(tables), prepare=True).fetchall()
+    return tuple(TableName(*row) for row in rows)
 
 
 def seal_fence(
@@ -323,21 +310,26 @@ def seal_fence(
         state = fence_state(connection)
         _refuse_unsealable(state, migration, owner, left_s_min=left_s_min)
         before.append(state)
-        _replace(connection, FenceKind.SEALED, migration=migration, owner=owner, expires=None, back=state.back)
+        connection.execute(
+            _replacement(FenceKind.SEALED, connection, migration=migration, owner=owner, expires=None, back=state.back),
+            prepare=False,
+        )
 
     state = fence_state(connection)
     _refuse_unsealable(state, migration, owner, left_s_min=left_s_min)
-    _under_locks(connection, state.tables, replace, lock_timeout_s=lock_timeout_s, deadline=deadline)
-    now = scalar(connection, "SELECT clock_timestamp()")
+    under_locks(connection, state.tables, replace, lock_timeout_s=lock_timeout_s, deadline=deadline)
+    sealed, now = _look(connection)
     expires_at = before[-1].expires_at
-    if expires_at is None or now >= expires_at:
+    if expires_at is None or now >= expires_at.timestamp():
         raise FenceExpiredError(
             "the fence expired while it was being sealed", hint="nothing was switched; run shardmig cutover again"
         )
-    return fence_state(connection)
+    return sealed
 
 
-def open_fence(connection: Connection, *, migration: str, owner: str = "", sealed: bool = False) -> bool:
+def open_fence(
+    connection: Connection, *, migration: str, owner: str = "", sealed: bool = False, flushed: bool = True
+) -> bool:
     """Let writers through at once, waiting for no table's lock; returns whether there was a fence.
 
     Args:
@@ -346,9 +338,13 @@ def open_fence(connection: Connection, *, migration: str, owner: str = "", seale
         owner: If given, another owner's fence is left as it is.
         sealed: Whether it may be opened although the shards could be the writer (pitfall 63): only by those who have
             made sure in the journal that they are not.
+        flushed: Whether it has to be on disk when this returns. A fence that a crash brings back refuses, and loses
+            nothing; a write that was let through is behind the opening in the WAL.
     """
     with connection.transaction():
-        _hold(connection)
+        if not flushed:
+            connection.execute("SET LOCAL synchronous_commit = off")
+        hold(connection)
         state = fence_state(connection)
         if state.kind is FenceKind.NONE or (owner and state.owner != owner):
             return False
@@ -360,7 +356,8 @@ def open_fence(connection: Connection, *, migration: str, owner: str = "", seale
             raise RefusedError(
                 "the source is sealed: the shards may be the writer", hint="shardmig cutover --resume decides which"
             )
-        _replace(connection, FenceKind.OPEN, migration=state.migration, owner=state.owner, expires=None)
+        opened = _replacement(FenceKind.OPEN, connection, migration=state.migration, owner=state.owner, expires=None)
+        connection.execute(opened, prepare=False)
     return True
 
 
@@ -381,7 +378,7 @@ def lift_fence(
         left = tuple(table for table in left if not _drop_trigger(connection, table))
         if not left or deadline is None or time.monotonic() >= deadline:
             break
-        time.sleep(_jitter(DROP_LOCK_TIMEOUT_S))
+        time.sleep(jitter(SHORT_LOCK_TIMEOUT_S))
     if left or not opened:
         return left
     connection.execute("DROP FUNCTION IF EXISTS shardmig.refuse_write()")
@@ -390,56 +387,6 @@ def lift_fence(
     except errors.DependentObjectsStillExist:
         return ()  # the way back keeps its positions there
     return ()
-
-
-def _under_locks(
-    connection: Connection,
-    tables: Collection[TableName],
-    work: Callable[[], None],
-    *,
-    lock_timeout_s: float,
-    deadline: float,
-) -> None:
-    """Do work in one transaction that holds off every writer; short tries with pauses, so that queues can run off."""
-    listed = sql.SQL(", ").join(sql.Identifier(t.schema, t.name) for t in sorted(tables))
-    lock = sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(listed)
-    blockers: list[BlockingTransaction] = []
-    for number in range(1, LOCK_TRIES_MAX + 1):
-        wait_s = min(lock_timeout_s, max(deadline - time.monotonic(), 0.001))
-        try:
-            with connection.transaction():
-                milliseconds = str(max(1, int(wait_s * 1000)))
-                connection.execute(_PREPARE_TRY, {"ms": milliseconds, "deadlock": DEADLOCK_TIMEOUT})
-                _hold(connection)
-                connection.execute(lock)
-                connection.execute(_REST_OF_TRY, [str(max(1, int((deadline - time.monotonic()) * 1000)))])
-                work()
-        except _BUSY:
-            blockers = _those_in_the_way(connection, tables, wait_s) or blockers
-        else:
-            return
-        pause_s = _jitter(lock_timeout_s)
-        if time.monotonic() + pause_s >= deadline:
-            raise FenceBlockedError(blockers, number)
-        time.sleep(pause_s)
-    raise FenceBlockedError(blockers, LOCK_TRIES_MAX)
-
-
-def _those_in_the_way(
-    connection: Connection, tables: Collection[TableName], waited_s: float
-) -> list[BlockingTransaction]:
-    """Name the holders that are older than the try; the short ones came and went behind it."""
-    holders = lock_holders(connection, tables)
-    return [holder for holder in holders if holder.age_s is None or holder.age_s >= waited_s]
-
-
-def _hold(connection: Connection) -> None:
-    """Let nobody else replace the function until this transaction ends."""
-    connection.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, FENCE_LOCK))
-
-
-def _jitter(base_s: float) -> float:
-    return base_s * random.uniform(0.5, 1.5)  # noqa: S311  keeps tries apart, no secret
 
 
 def _refuse_other(state: FenceState, migration: str, owner: str) -> None:
@@ -477,28 +424,26 @@ def _about(source: str) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _replace(
-    connection: Connection,
+def _replacement(
     kind: FenceKind,
+    connection: Connection,
     *,
     migration: str,
     owner: str,
     expires: float | None,
     back: bool = False,
-) -> None:
-    """Put another body into the function.
+) -> sql.Composed:
+    """Return the statement that puts another body into the function.
 
     Owner and expiry are literals in it, never rows: a REPEATABLE READ transaction from before the fence would not see
     those (ADR 0006).
     """
     about = json.dumps({"kind": kind.value, "migration": migration, "owner": owner, "expires": expires, "back": back})
     body = _body(kind, about, migration=migration, owner=owner, expires=expires, back=back).as_string(connection)
-    connection.execute(
-        sql.SQL(
-            "CREATE OR REPLACE FUNCTION shardmig.refuse_write() RETURNS trigger LANGUAGE plpgsql"
-            " SET search_path TO pg_catalog, pg_temp AS {}"
-        ).format(sql.Literal(body))
-    )
+    return sql.SQL(
+        "CREATE OR REPLACE FUNCTION shardmig.refuse_write() RETURNS trigger LANGUAGE plpgsql"
+        " SET search_path TO pg_catalog, pg_temp AS {}"
+    ).format(sql.Literal(body))
 
 
 def _body(
@@ -538,21 +483,7 @@ def _trigger(table: TableName) -> sql.Composed:
 
 
 def _drop_trigger(connection: Connection, table: TableName) -> bool:
-    statement = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+    dropping = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
         sql.Identifier(TRIGGER), sql.Identifier(table.schema, table.name)
     )
-    try:
-        with connection.transaction():
-            milliseconds = str(int(DROP_LOCK_TIMEOUT_S * 1000))
-            connection.execute(_PREPARE_TRY, {"ms": milliseconds, "deadlock": DEADLOCK_TIMEOUT})
-            connection.execute(statement)
-    except _BUSY:
-        return False
-    except errors.UndefinedTable:
-        return True
-    return True
-
-
-def _pairs(tables: Collection[TableName]) -> list[list[str]]:
-    ordered = sorted(tables)
-    return [[table.schema for table in ordered], [table.name for table in ordered]]
+    return in_a_short_try(connection, dropping)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
-from fixia_shardmig.cutover.fence import FenceState, fence_state, lock_holders, prepared_transactions
+from fixia_shardmig.cutover.fence import FenceState, fence_state
+from fixia_shardmig.cutover.fence_locks import lock_holders, prepared_transactions
 from fixia_shardmig.cutover.hooks import hook_program
 from fixia_shardmig.cutover.sequences import SequencePlan, observe_sequences, plan_sequences
 from fixia_shardmig.cutover.sides import Sides

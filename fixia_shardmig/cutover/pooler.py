@@ -44,7 +44,8 @@ RETRY_S: Final = "0.01"
 """`server_login_retry` from RESUME until the clients go on."""
 
 SETTLE_S: Final = 0.3
-"""How long after a RESUME the settings of the files may hold again: the clients have server connections by then."""
+"""How long after a RESUME the settings of the files may hold again, and probes ask: the clients, who have waited, have
+server connections by then, and nothing of ours takes their turn."""
 
 IDENTITY: LiteralString = "SELECT system_identifier::text, current_database() FROM pg_catalog.pg_control_system()"
 
@@ -264,7 +265,7 @@ class Poolers:
             if not await_pauses(pauses, deadline):
                 raise self._blocked()
         except BaseException as error:
-            failures = [*self.resume(), *self.settle()]
+            failures = self.undo()
             if failures and isinstance(error, ShardmigError):
                 error.message = f"{error.message}; {'; '.join(failures)}"
             raise
@@ -278,9 +279,14 @@ class Poolers:
 
     def settle(self) -> list[str]:
         """Some time after a RESUME, have the settings of the files hold again; returns what could not be done."""
+        return self._at_all(Pooler.settle, "not reloaded")
+
+    def undo(self) -> list[str]:
+        """Let all clients go on where they were, with the settings of the files; returns what could not be done."""
+        failures = self.resume()
         if self.each:
             time.sleep(SETTLE_S)
-        return self._at_all(Pooler.settle, "not reloaded")
+        return [*failures, *self.settle()]
 
     def repoint(self, direction: Direction) -> list[str]:
         """Re-point each pooler and resume it; returns what could not be done.

@@ -90,7 +90,7 @@ def resume_cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOpt
         run = _run_of(shard_map, journal, sides, options=options, hands=hands)
         journal.event("cutover_resumed", phase=migration.phase.value, owner=run.owner)
         if migration.phase is Phase.SWITCHED:
-            return _finished(run, migration.routing_epoch, time.monotonic())
+            return _finished(run, migration.routing_epoch)
         if migration.phase is not Phase.FENCED:
             lifted = recover_unfinished(shard_map, journal, sides.source) is Recovery.LIFTED
             raise RefusedError(
@@ -104,15 +104,15 @@ def resume_cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOpt
 def _decide(run: Run) -> CutoverResult:
     """Switch if all but the switch was done, and still holds; else undo."""
     reason = _why_not(run, fence_state(run.sides.source))
-    began = time.monotonic() - _seconds_since(run.evidence.get("fenced_at"))
+    run.began = time.monotonic() - _seconds_since(run.evidence.get("fenced_at"))
     if reason:
         take_back(run.shard_map, run.journal, run.sides.source, owner=run.owner, reason=reason)
         run.hands.say(f"undone, the source takes writes again: {reason}")
         steps = tuple(run.steps)
-        return CutoverResult(switched=False, pause_ms=(time.monotonic() - began) * 1000, steps=steps, unfinished=reason)
+        return CutoverResult(switched=False, pause_ms=run.pause_ms, steps=steps, unfinished=reason)
     with run.step("switch"):
         epoch = switch(run)
-    return _finished(run, epoch, began)
+    return _finished(run, epoch)
 
 
 def _why_not(run: Run, state: FenceState) -> str:
@@ -129,12 +129,12 @@ def _why_not(run: Run, state: FenceState) -> str:
     return ""
 
 
-def _finished(run: Run, epoch: int, began: float) -> CutoverResult:
+def _finished(run: Run, epoch: int) -> CutoverResult:
     unfinished = finish(run, epoch)
     marker = run.evidence.get("marker_lsn")
     return CutoverResult(
         switched=True,
-        pause_ms=run.pause_ms(began),
+        pause_ms=run.pause_ms,
         steps=tuple(run.steps),
         marker_lsn=LSN.parse(marker) if marker else None,
         routing_epoch=epoch,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Final
 
-from fixia_shardmig.cutover.fence import LOCK_TIMEOUT_S
+from fixia_shardmig.cutover.fence_locks import LOCK_TIMEOUT_S
 from fixia_shardmig.cutover.gates import Gate, Limits
 from fixia_shardmig.cutover.hooks import HOOK_TIMEOUT_S
 from fixia_shardmig.model.errors import RefusedError

@@ -8,7 +8,8 @@ fences are opened and the phase goes back to SWITCHED. The shards stay sealed af
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,15 +17,23 @@ import psycopg
 
 from fixia_shardmig.cutover.back_gates import rollback_gates
 from fixia_shardmig.cutover.clients import move_clients, pause_clients, resume_clients
-from fixia_shardmig.cutover.counts import Counts, count_rows
-from fixia_shardmig.cutover.cutover import FENCE_SHARE, RESERVE_S_MAX, RESERVE_SHARE, new_owner
+from fixia_shardmig.cutover.counts import Counting, Counts, count_rows
+from fixia_shardmig.cutover.cutover import FENCE_SHARE, RESERVE_S_MAX, RESERVE_SHARE, WARM_S, new_owner
 from fixia_shardmig.cutover.drain import write_marker
-from fixia_shardmig.cutover.fence import FenceKind, fence_state, lift_fence, open_fence, raise_fence, seal_fence
+from fixia_shardmig.cutover.fence import (
+    FenceKind,
+    fence_state,
+    lift_fence,
+    open_fence,
+    prepare_fence,
+    raise_fence,
+    seal_fence,
+)
 from fixia_shardmig.cutover.gates import Gate
 from fixia_shardmig.cutover.pooler_gates import pooler_gates
 from fixia_shardmig.cutover.result import CutoverOptions, CutoverResult, GatesClosedError, Hands
-from fixia_shardmig.cutover.run import Run, count_bounded, refuse_late, undone_because
-from fixia_shardmig.cutover.sequences import apply_back, plan_back
+from fixia_shardmig.cutover.run import Run, count_budget_s, refuse_differing, refuse_late, undisturbed, undone_because
+from fixia_shardmig.cutover.sequences import Given, apply_back, given_on_shard, plan_back
 from fixia_shardmig.cutover.sides import Sides, open_sides
 from fixia_shardmig.cutover.switch import first_line, switch
 from fixia_shardmig.cutover.watchdog import watched
@@ -35,6 +44,7 @@ from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import RefusedError, ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.places import place
 from fixia_shardmig.postgres.catalog import read_catalog
@@ -47,7 +57,7 @@ FINISHED: Final = "rollback_finished"
 """The routing epoch up to which everything behind the switch back is done."""
 
 RESUME: Final = "shardmig rollback --resume"
-POLL_S: Final = 0.005
+POLL_S: Final = 0.001
 LOOK_S: Final = 0.1
 LIFT_S: Final = 2.0
 REHEARSAL_SHARE: Final = 0.5
@@ -73,13 +83,12 @@ def rollback(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, 
             return _rehearse(run, catalog, gates)
         if any(not gate.ok for gate in gates):
             raise GatesClosedError(gates)
-        with watched(run), journal.hurrying():
-            began = time.monotonic()
-            counts, markers, epoch = _switch_or_take_back(run, catalog, began)
+        with watched(run), journal.hurrying(), undisturbed():
+            counts, markers, epoch = _switch_or_take_back(run, catalog)
             unfinished = finish_rollback(run, epoch)
         return CutoverResult(
             switched=True,
-            pause_ms=run.pause_ms(began),
+            pause_ms=run.pause_ms,
             steps=tuple(run.steps),
             marker_lsn=markers[shard_map.journal_shard],
             gates=gates,
@@ -103,20 +112,19 @@ def resume_rollback(shard_map: ShardMap, journal: Journal, *, options: CutoverOp
         owner = str(evidence.get("owner") or journal.actor)
         run = Run(shard_map, journal, sides, options, hands, owner=owner, evidence=evidence, story=EVIDENCE)
         journal.event("rollback_resumed", phase=migration.phase.value, owner=owner)
-        began = time.monotonic()
         if migration.phase is Phase.ROLLED_BACK:
             unfinished = finish_rollback(run, migration.routing_epoch)
-            return _resumed(run, began, switched=True, unfinished=unfinished, epoch=migration.routing_epoch)
+            return _resumed(run, switched=True, unfinished=unfinished, epoch=migration.routing_epoch)
         if not recover_rollback(shard_map, journal, sides):
             raise RefusedError(f"no rollback is under way in phase {migration.phase.value}", hint="shardmig rollback")
         hands.say("undone, the shards take writes again")
-        return _resumed(run, began, switched=False, unfinished="its run was killed before the switch", epoch=None)
+        return _resumed(run, switched=False, unfinished="its run was killed before the switch", epoch=None)
 
 
-def _resumed(run: Run, began: float, *, switched: bool, unfinished: str, epoch: int | None) -> CutoverResult:
+def _resumed(run: Run, *, switched: bool, unfinished: str, epoch: int | None) -> CutoverResult:
     return CutoverResult(
         switched=switched,
-        pause_ms=run.pause_ms(began),
+        pause_ms=run.pause_ms,
         steps=tuple(run.steps),
         routing_epoch=epoch,
         unfinished=unfinished,
@@ -204,7 +212,7 @@ def _pass_gates(run: Run, catalog: Catalog) -> tuple[Gate, ...]:
         gates += pooler_gates(run.sides, "back", max_pause_s=run.options.max_pause_s)
         if all(gate.ok for gate in gates if gate.name in {"phase", "way_back", "tail", "lag", "slots"}):
             gates = (*gates, _rehearsed_drain(run))
-    run.journal.event("rollback_gates", closed=[gate.name for gate in gates if not gate.ok])
+    run.event("gates", closed=[gate.name for gate in gates if not gate.ok])
     return gates
 
 
@@ -221,16 +229,18 @@ def _rehearse(run: Run, catalog: Catalog, gates: tuple[Gate, ...]) -> CutoverRes
     """Do what the pause would consist of and harms nobody, and add up how long it took."""
     if any(not gate.ok for gate in gates):
         return CutoverResult(switched=False, pause_ms=0.0, steps=tuple(run.steps), gates=gates)
-    began = time.monotonic()
+    run.began = time.monotonic()
     with run.step("drain"):
-        markers = _drain(run, began + run.options.max_pause_s, settled=False)
+        markers = _drain(run, run.began + run.options.max_pause_s, settled=False)
     with run.step("check"):
         counts = count_rows(run.sides, run.shard_map, catalog, budget_s=run.options.count_budget_s)
     with run.step("sequences"):
-        plan_back(run.sides, run.shard_map, catalog)
+        given = run.sides.each_shard(lambda _, connection: given_on_shard(connection, run.shard_map, catalog))
+        plan_back(run.sides, run.shard_map, catalog, given.values())
+    run.tell_rest()
     return CutoverResult(
         switched=False,
-        pause_ms=(time.monotonic() - began) * 1000,
+        pause_ms=run.pause_ms,
         steps=tuple(run.steps),
         marker_lsn=markers[run.shard_map.journal_shard],
         gates=gates,
@@ -239,9 +249,10 @@ def _rehearse(run: Run, catalog: Catalog, gates: tuple[Gate, ...]) -> CutoverRes
     )
 
 
-def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[Counts, dict[str, LSN], int]:
+def _switch_or_take_back(run: Run, catalog: Catalog) -> tuple[Counts, dict[str, LSN], int]:
     try:
-        counts, markers = _prove(run, catalog, began)
+        _prepare(run, catalog)
+        counts, markers = _prove(run, catalog)
         with run.step("switch"):
             epoch = switch(run, Phase.ROLLING_BACK, Phase.ROLLED_BACK)
     except BaseException as error:
@@ -252,25 +263,57 @@ def _switch_or_take_back(run: Run, catalog: Catalog, began: float) -> tuple[Coun
     return counts, markers, epoch
 
 
-def _prove(run: Run, catalog: Catalog, began: float) -> tuple[Counts, dict[str, LSN]]:
-    deadline = began + run.options.max_pause_s
-    reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
-    pause_clients(run, began)
+def _prepare(run: Run, catalog: Catalog) -> None:
+    """Do before the pause what the pause would else consist of: triggers that refuse nothing yet, plans, caches."""
+    counting = Counting(run.shard_map, catalog)
+
+    def on_shard(name: str, connection: Connection) -> None:
+        tables = run.shard_map.written_on(name)
+        prepare_fence(connection, tables, migration=run.shard_map.name, owner=run.owner)
+        place("rollback.fence_prepared")
+        _look_at_shard(name, connection, counting, budget_s=WARM_S)
+
+    with run.step("prepare"):
+        run.sides.each_shard(on_shard)
+        counting.on_source(run.sides.source, budget_s=WARM_S)
+        fence_state(run.sides.source)
+
+
+def _prove(run: Run, catalog: Catalog) -> tuple[Counts, dict[str, LSN]]:
+    """Poolers' PAUSE, fences, drain, check, sequences, seals.
+
+    What the shards alone can say is asked for while the source is waited for: nobody writes to them since the fences.
+    """
+    run.began = time.monotonic()
+    deadline = run.began + run.options.max_pause_s
+    pause_clients(run)
     with run.step("fence"):
-        _fence(run, began + run.options.max_pause_s * FENCE_SHARE)
-    with run.step("drain"):
-        markers = _drain(run, deadline - reserve_s, settled=True)
-        run.keep(marker_lsns={name: str(lsn) for name, lsn in markers.items()})
-    place("rollback.drained")
-    if run.hands.on_drained is not None:
-        with run.step("on_drained"):
-            run.hands.on_drained()
-    refuse_late(run, deadline)
-    with run.step("check"):
-        counts = _check(run, catalog, deadline)
+        _fence(run, run.began + run.options.max_pause_s * FENCE_SHARE)
+    counting = Counting(run.shard_map, catalog)
+    with ExitStack() as beside:
+        with run.step("drain"):
+            markers = _write_markers(run)
+            budget_s = count_budget_s(run, deadline)
+            shards = beside.enter_context(
+                run.sides.beside_shards(lambda n, c: _look_at_shard(n, c, counting, budget_s=budget_s))
+            )
+            reserve_s = min(RESERVE_S_MAX, run.options.max_pause_s * RESERVE_SHARE)
+            _wait_applied(run, markers, deadline - reserve_s, settled=True)
+            run.keep(marker_lsns={name: str(lsn) for name, lsn in markers.items()})
+        place("rollback.drained")
+        if run.hands.on_drained is not None:
+            with run.step("on_drained"):
+                run.hands.on_drained()
+        refuse_late(run, deadline)
+        with run.step("check"):
+            rows = counting.on_source(run.sides.source, budget_s=count_budget_s(run, deadline))
+            found = shards()
+            counts = refuse_differing(counting.compare(rows, {name: counted for name, (counted, _) in found.items()}))
+            _refuse_missed(run)
     refuse_late(run, deadline)
     with run.step("sequences"):
-        apply_back(run.sides.source, plan_back(run.sides, run.shard_map, catalog))
+        given = [given for _, given in found.values()]
+        apply_back(run.sides.source, plan_back(run.sides, run.shard_map, catalog, given))
         place("rollback.sequences_set")
         run.keep(sequences_set=True)
     refuse_late(run, deadline)
@@ -278,6 +321,14 @@ def _prove(run: Run, catalog: Catalog, began: float) -> tuple[Counts, dict[str, 
         _seal(run, deadline)
     refuse_late(run, deadline)
     return counts, markers
+
+
+def _look_at_shard(
+    name: str, connection: Connection, counting: Counting, *, budget_s: float
+) -> tuple[dict[TableName, int], Given]:
+    """Return a shard's rows, and how far its sequences are."""
+    rows = counting.on_shard(name, connection, budget_s=budget_s)
+    return rows, given_on_shard(connection, counting.shard_map, counting.catalog)
 
 
 def _fence(run: Run, deadline: float) -> None:
@@ -319,16 +370,25 @@ def _seal(run: Run, deadline: float) -> None:
 
 
 def _drain(run: Run, deadline: float, *, settled: bool) -> dict[str, LSN]:
-    """Wait until the source has everything from before a marker on every shard, and no row is contested any more."""
+    markers = _write_markers(run)
+    _wait_applied(run, markers, deadline, settled=settled)
+    return markers
+
+
+def _write_markers(run: Run) -> dict[str, LSN]:
     content = f"drain {run.owner}".encode()
-    markers = run.sides.each_shard(lambda _, connection: write_marker(connection, content).begins_at)
+    return run.sides.each_shard(lambda _, connection: write_marker(connection, content).begins_at)
+
+
+def _wait_applied(run: Run, markers: Mapping[str, LSN], deadline: float, *, settled: bool) -> None:
+    """Wait until the source has everything from before a marker on every shard, and no row is contested any more."""
     books = SourceBooks(run.sides.source)
     looked = time.monotonic()
     while True:
-        positions = books.positions(markers)
-        late = [name for name, lsn in markers.items() if (found := positions[name]) is None or found < lsn]
-        if not late and not (settled and books.contested_count()):
-            return markers
+        positions, contested = books.standing()
+        late = [name for name, lsn in markers.items() if (found := positions.get(name)) is None or found < lsn]
+        if not late and not (settled and contested):
+            return
         refuse_late(run, deadline, f"waiting for {', '.join(late) or 'contested rows'} on the source")
         if time.monotonic() - looked >= LOOK_S:
             looked = time.monotonic()
@@ -346,17 +406,17 @@ def _refuse_stopped_tail(run: Run) -> None:
         )
 
 
-def _check(run: Run, catalog: Catalog, deadline: float) -> Counts:
-    counts = count_bounded(run, catalog, deadline)
+def _refuse_missed(run: Run) -> None:
     state = back_state(run.journal)
     if state is not None and state.missed:
         raise RefusedError(
             f"{state.missed} changes of the shards hit no row on the source", hint="somebody else writes to the source"
         )
-    return counts
 
 
 def _undone(run: Run, error: BaseException) -> BaseException:
+    with suppress(psycopg.Error):
+        run.tell_rest()
     try:
         undone = take_shards_back(
             run.shard_map, run.journal, dict(run.sides.shards), owner=run.owner, reason=first_line(error)
@@ -377,13 +437,14 @@ def _undone(run: Run, error: BaseException) -> BaseException:
 def finish_rollback(run: Run, epoch: int) -> str:
     """Do what follows the switch back, as often as asked; returns what is still to do, or nothing.
 
-    The source takes writes as soon as its fence is open; then the hooks; the way back is taken down last.
+    The source takes writes as soon as its fence is open; then the hooks; its triggers and the way back are taken down
+    last, when nobody waits any more.
     """
     doing = "opening the source"
     try:
         with run.step("open"):
             name = run.shard_map.name
-            lift_fence(run.sides.source, migration=name, sealed=True, deadline=time.monotonic() + LIFT_S)
+            open_fence(run.sides.source, migration=name, sealed=True, flushed=False)
             place("rollback.source_open")
             if run.hands.on_open is not None:
                 run.hands.on_open()
@@ -393,11 +454,13 @@ def finish_rollback(run: Run, epoch: int) -> str:
         place("rollback.clients_moved")
         doing = "taking the way back down"
         with run.step("way_back"):
+            lift_fence(run.sides.source, migration=name, sealed=True, deadline=time.monotonic() + LIFT_S)
+            place("rollback.source_lifted")
             drop_way_back(run.sides, run.shard_map)
         place("rollback.way_back_dropped")
         run.journal.add_evidence({FINISHED: epoch})
         place("rollback.finished")
-        run.journal.event("rollback_finished", owner=run.owner, epoch=epoch)
+        run.event("finished", epoch=epoch)
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"{doing}: {first_line(error)}")
     return ""
@@ -406,7 +469,7 @@ def finish_rollback(run: Run, epoch: int) -> str:
 def _unfinished(run: Run, epoch: int, reason: str) -> str:
     run.hands.say(f"switched back, but not finished: {reason}; run {RESUME}")
     try:
-        run.journal.event("rollback_unfinished", owner=run.owner, epoch=epoch, reason=reason)
+        run.event("unfinished", epoch=epoch, reason=reason)
     except psycopg.Error:
         return reason  # the journal itself is what is away; the switch stands, and is said
     return reason

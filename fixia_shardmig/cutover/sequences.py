@@ -2,7 +2,7 @@
 
 A sequence that k shards share counts k times as fast on each, from k starts next to one another above everything that
 was ever handed out or stored: shard i has top + (i + 1) * increment, and from there every k-th. `plan_sequences`
-decides from what `observe_sequences` read; `apply_sequences` acts.
+decides from what `observe_sequences` read; `set_sequences` acts.
 
 The increment is always derived from the source's, so that a second cutover after an undone one plans the same.
 Refuses what cannot be kept apart: CYCLE on several shards, no room left, a sequence that a shard lacks.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, LiteralString
+from typing import Final, LiteralString, Self
 
 from psycopg import sql
 
@@ -61,6 +61,50 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What one database said; a shard's sequences themselves are not asked, they are set."""
+
+    last: Mapping[TableName, tuple[int, bool]]
+    ends: Mapping[ColumnName, int]
+    present: frozenset[TableName]
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """Reads what the decision needs, each database by itself."""
+
+    shard_map: ShardMap
+    catalog: Catalog
+    moving: tuple[Sequence, ...]
+    readable: Mapping[ColumnName, int]
+    unread: frozenset[ColumnName]
+
+    @classmethod
+    def of(cls, shard_map: ShardMap, catalog: Catalog) -> Self:
+        """Find out what there is to read."""
+        moving = moving_sequences(shard_map, catalog)
+        readable, unread = _readable_columns(shard_map, catalog, moving)
+        return cls(shard_map, catalog, moving, readable, frozenset(unread))
+
+    def on_source(self, connection: Connection) -> Seen:
+        """Return the source's sequences and its columns' ends."""
+        return Seen(_last_values(connection, self.moving), _ends(connection, self.catalog, self.readable), frozenset())
+
+    def on_shard(self, name: str, connection: Connection) -> Seen:
+        """Return a shard's ends, and which sequences it has."""
+        here = {column: step for column, step in self.readable.items() if name in self.shard_map.shards_of(column[0])}
+        return Seen({}, _ends(connection, self.catalog, here), _present(connection) if self.moving else frozenset())
+
+    def together(self, source: Seen, shards: Mapping[str, Seen]) -> Observed:
+        """Return what all of them said."""
+        ends = {
+            column: tuple(seen.ends[column] for seen in (source, *shards.values()) if column in seen.ends)
+            for column in self.readable
+        }
+        return Observed(source.last, ends, {name: seen.present for name, seen in shards.items()}, self.unread)
+
+
+@dataclass(frozen=True, slots=True)
 class SequencePlan:
     """Where one sequence goes on.
 
@@ -92,23 +136,8 @@ def moving_sequences(shard_map: ShardMap, catalog: Catalog) -> tuple[Sequence, .
 
 def observe_sequences(sides: Sides, shard_map: ShardMap, catalog: Catalog) -> Observed:
     """Read the sequences on the source, the ends of their columns everywhere, and what the shards have; all at once."""
-    moving = moving_sequences(shard_map, catalog)
-    readable, unread = _readable_columns(shard_map, catalog, moving)
-
-    def on_source(connection: Connection) -> _Seen:
-        return _Seen(_last_values(connection, moving), _ends(connection, catalog, readable), frozenset())
-
-    def on_shard(name: str, connection: Connection) -> _Seen:
-        here = {column: step for column, step in readable.items() if name in shard_map.shards_of(column[0])}
-        present = frozenset(TableName(*row) for row in connection.execute(_PRESENT).fetchall())
-        return _Seen({}, _ends(connection, catalog, here), present)
-
-    source, shards = sides.source_and_each(on_source, on_shard)
-    ends = {
-        column: tuple(seen.ends[column] for seen in (source, *shards.values()) if column in seen.ends)
-        for column in readable
-    }
-    return Observed(source.last, ends, {name: seen.present for name, seen in shards.items()}, frozenset(unread))
+    looking = Looking.of(shard_map, catalog)
+    return looking.together(*sides.source_and_each(looking.on_source, looking.on_shard))
 
 
 def plan_sequences(shard_map: ShardMap, catalog: Catalog, observed: Observed) -> tuple[SequencePlan, ...]:
@@ -116,23 +145,35 @@ def plan_sequences(shard_map: ShardMap, catalog: Catalog, observed: Observed) ->
     return tuple(_plan(shard_map, catalog, s, observed) for s in moving_sequences(shard_map, catalog))
 
 
-def apply_sequences(sides: Sides, plans: Iterable[SequencePlan]) -> None:
-    """Set the shards' sequences, each shard's in one transaction; nobody writes there yet, so again is harmless."""
-    plans = tuple(plans)
-
-    def on_shard(name: str, connection: Connection) -> None:
-        statements = [_alter(plan, plan.next_values[name]) for plan in plans if name in plan.next_values]
-        if statements:
-            with connection.transaction():
-                connection.execute(sql.SQL("; ").join(statements))
-
-    sides.each_shard(on_shard)
+def set_sequences(name: str, connection: Connection, plans: Iterable[SequencePlan]) -> None:
+    """Set a shard's sequences in one transaction; nobody writes there yet, so again is harmless."""
+    statements = [_alter(plan, plan.next_values[name]) for plan in plans if name in plan.next_values]
+    if statements:
+        with connection.transaction():
+            connection.execute(sql.SQL("; ").join(statements), prepare=False)
 
 
-def plan_back(sides: Sides, shard_map: ShardMap, catalog: Catalog) -> dict[TableName, int]:
+Given = dict[TableName, tuple[int, bool]]
+"""By sequence, (last_value, is_called)."""
+
+
+def given_on_shard(connection: Connection, shard_map: ShardMap, catalog: Catalog) -> Given:
+    """Return how far the moving sequences are that a shard has."""
+    moving = moving_sequences(shard_map, catalog)
+    present = _present(connection) if moving else frozenset()
+    return _last_values(connection, tuple(s for s in moving if s.name in present))
+
+
+def plan_back(sides: Sides, shard_map: ShardMap, catalog: Catalog, given: Iterable[Given]) -> dict[TableName, int]:
     """Return the next value of each of the source's sequences: past what any shard gave out and any row has (68).
 
     The source's own increment was never changed. To be called when every row is back on the source.
+
+    Args:
+        sides: Of these the source is read.
+        shard_map: The mapping.
+        catalog: The source's.
+        given: What `given_on_shard` returned of every shard, read when nobody wrote there any more.
 
     Raises:
         RefusedError: A sequence has no value left.
@@ -140,14 +181,8 @@ def plan_back(sides: Sides, shard_map: ShardMap, catalog: Catalog) -> dict[Table
     moving = moving_sequences(shard_map, catalog)
     readable, _ = _readable_columns(shard_map, catalog, moving)
     ends = _ends(sides.source, catalog, readable)
-    own = _last_values(sides.source, moving)
-
-    def on_shard(_: str, connection: Connection) -> dict[TableName, tuple[int, bool]]:
-        present = frozenset(TableName(*row) for row in connection.execute(_PRESENT).fetchall())
-        return _last_values(connection, tuple(s for s in moving if s.name in present))
-
-    shards = sides.each_shard(on_shard)
-    return {s.name: _next_back(s, [own, *shards.values()], ends) for s in moving}
+    seen = [_last_values(sides.source, moving), *given]
+    return {s.name: _next_back(s, seen, ends) for s in moving}
 
 
 def _next_back(
@@ -176,7 +211,7 @@ def apply_back(source: Connection, following: Mapping[TableName, int]) -> None:
     ]
     if statements:
         with source.transaction():
-            source.execute(sql.SQL("; ").join(statements))
+            source.execute(sql.SQL("; ").join(statements), prepare=False)
 
 
 def record_increments(journal: Journal, plans: Iterable[SequencePlan]) -> None:
@@ -196,13 +231,6 @@ def record_increments(journal: Journal, plans: Iterable[SequencePlan]) -> None:
             }
         }
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    last: dict[TableName, tuple[int, bool]]
-    ends: dict[ColumnName, int]
-    present: frozenset[TableName]
 
 
 def _plan(shard_map: ShardMap, catalog: Catalog, sequence: Sequence, observed: Observed) -> SequencePlan:
@@ -316,6 +344,10 @@ def _cheap(catalog: Catalog, column: ColumnName) -> bool:
     leaves = catalog.leaves(column[0])
     indexed = all(any(i.columns[:1] == (column[1],) and i.valid for i in leaf.indexes) for leaf in leaves)
     return indexed or sum(leaf.pages for leaf in leaves) <= SCAN_PAGES_MAX
+
+
+def _present(connection: Connection) -> frozenset[TableName]:
+    return frozenset(TableName(*row) for row in connection.execute(_PRESENT, prepare=True).fetchall())
 
 
 def _last_values(connection: Connection, sequences: tuple[Sequence, ...]) -> dict[TableName, tuple[int, bool]]:

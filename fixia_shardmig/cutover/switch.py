@@ -17,7 +17,7 @@ import psycopg
 from fixia_shardmig.cutover.clients import move_clients, resume_clients
 from fixia_shardmig.cutover.fence import lift_fence, open_fence
 from fixia_shardmig.cutover.run import EVIDENCE, Run
-from fixia_shardmig.cutover.way_back import forget_slots, subscribe_references
+from fixia_shardmig.cutover.way_back import forget_slots, guard_references, subscribe_references
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.mapping.shard_map import ShardMap
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
@@ -105,9 +105,10 @@ def finish(run: Run, epoch: int) -> str:
     """Do what follows the switch, as often as asked; returns what is still to do, or nothing.
 
     Triggers of the shards are enabled only now: before the switch everything can be undone, and a tail that goes on
-    would fire them. The hooks come after it, so no writer is led to a shard that is not ready. The slot of the way
-    there goes last: nobody reads it any more, and it would hold the source's WAL. Nothing that fails is undone, and the
-    source stays fenced (63).
+    would fire them. The hooks come after it, so no writer is led to a shard that is not ready. Reference tables follow
+    their home when nobody waits any more: their slots have kept what came. The slot of the way there goes last: nobody
+    reads it any more, and it would hold the source's WAL. Nothing that fails is undone, and the source stays fenced
+    (63).
     """
     try:
         return _finish(run, epoch)
@@ -126,13 +127,19 @@ def _finish(run: Run, epoch: int) -> str:
         return _unfinished(run, epoch, f"enabling triggers on the shards: {str(error).splitlines()[0]}")
     try:
         with run.step("references"):
+            guard_references(run.sides, run.shard_map)
+        place("cutover.references_guarded")
+    except (ShardmigError, psycopg.Error) as error:
+        return _unfinished(run, epoch, f"guarding the reference tables: {str(error).splitlines()[0]}")
+    if failure := move_clients(run, "forward", epoch):
+        return _unfinished(run, epoch, failure)
+    place("cutover.clients_moved")
+    try:
+        with run.step("subscriptions"):
             subscribe_references(run.sides, run.shard_map)
         place("cutover.references_subscribed")
     except (ShardmigError, psycopg.Error) as error:
         return _unfinished(run, epoch, f"subscribing to the reference tables: {str(error).splitlines()[0]}")
-    if failure := move_clients(run, "forward", epoch):
-        return _unfinished(run, epoch, failure)
-    place("cutover.clients_moved")
     try:
         with run.step("slot"):
             drop_slot(run.sides.source, run.journal.get().slot)
@@ -141,12 +148,12 @@ def _finish(run: Run, epoch: int) -> str:
         return _unfinished(run, epoch, f"dropping the slot of the way there: {str(error).splitlines()[0]}")
     run.journal.add_evidence({FINISHED: epoch})
     place("cutover.finished")
-    run.journal.event("cutover_finished", owner=run.owner, epoch=epoch)
+    run.event("finished", epoch=epoch)
     return ""
 
 
 def _unfinished(run: Run, epoch: int, reason: str) -> str:
-    run.journal.event("cutover_unfinished", owner=run.owner, epoch=epoch, reason=reason)
+    run.event("unfinished", epoch=epoch, reason=reason)
     run.hands.say(f"switched, but not finished: {reason}; run {RESUME}")
     return reason
 

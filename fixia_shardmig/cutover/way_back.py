@@ -46,7 +46,7 @@ _SUBSCRIBED: LiteralString = (
 
 
 def make_slots(sides: Sides, shard_map: ShardMap, *, deadline: float) -> None:
-    """Make publications and slots on all shards, at once, while everybody still writes to the source.
+    """Make publications and slots on all shards, and the source's books, while everybody still writes to the source.
 
     What an earlier cutover left is dropped first.
 
@@ -66,7 +66,9 @@ def make_slots(sides: Sides, shard_map: ShardMap, *, deadline: float) -> None:
             if name == shard_map.reference_home and shard_map.references():
                 _publish_references(connection, shard_map)
 
-    sides.each_shard(on_shard)
+    with sides.beside(lambda source: SourceBooks(source).prepare()) as books:
+        sides.each_shard(on_shard)
+    books.result()
     place("cutover.slots_made")
 
 
@@ -76,7 +78,8 @@ def begin_way_back(sides: Sides, shard_map: ShardMap, begins: Mapping[str, LSN],
     Args:
         sides: Nobody may write to the shards, nor the tail, since before these positions were taken.
         shard_map: The mapping.
-        begins: By shard, a position that is durable there and behind all that the way there has brought.
+        begins: By shard, a position that is durable there and behind all that the way there has brought. Written down
+            here it is not durable yet: the seal's commit on the source is, which comes after it.
         deadline: Of all of it, by `time.monotonic`.
     """
     home = shard_map.reference_home
@@ -86,20 +89,34 @@ def begin_way_back(sides: Sides, shard_map: ShardMap, begins: Mapping[str, LSN],
                 if name != home:
                     sides.shards[home].execute(_ADVANCE, [shard_map.reference_name(name), str(begins[home])])
         place("cutover.reference_slots_advanced")
-    with _within(sides.source, deadline, "the source"):
-        SourceBooks(sides.source).begin(begins)
+    SourceBooks(sides.source).begin(begins)
     place("cutover.way_back_begun")
 
 
-def subscribe_references(sides: Sides, shard_map: ShardMap) -> None:
-    """Have every other shard follow the home's reference tables, and refuse writes to them there; again is harmless.
+def guard_references(sides: Sides, shard_map: ShardMap) -> None:
+    """Refuse writes to reference tables but on their home, before the first client comes; again is harmless.
 
     The guard lets the subscription's worker through, which fires no such trigger.
     """
     tables = sorted(shard_map.references())
     home = shard_map.reference_home
-    if not tables:
-        return
+
+    def on_shard(name: str, connection: Connection) -> None:
+        if name == home:
+            return
+        with connection.transaction():
+            connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
+            connection.execute(_guard_function(home))
+            for table in tables:
+                connection.execute(_guard(sql.Identifier(table.schema, table.name)))
+
+    if tables:
+        sides.each_shard(on_shard)
+
+
+def subscribe_references(sides: Sides, shard_map: ShardMap) -> None:
+    """Have every other shard follow the home's reference tables; again is harmless. The slots have kept what came."""
+    home = shard_map.reference_home
 
     def on_shard(name: str, connection: Connection) -> None:
         if name == home:
@@ -108,13 +125,9 @@ def subscribe_references(sides: Sides, shard_map: ShardMap) -> None:
         if scalar(connection, _SUBSCRIBED, [subscription]) is None:
             connection.execute(_subscription(connection, shard_map, name))
         place("cutover.subscribed")
-        with connection.transaction():
-            connection.execute("CREATE SCHEMA IF NOT EXISTS shardmig")
-            connection.execute(_guard_function(home))
-            for table in tables:
-                connection.execute(_guard(sql.Identifier(table.schema, table.name)))
 
-    sides.each_shard(on_shard)
+    if shard_map.references():
+        sides.each_shard(on_shard)
 
 
 def rehearse_subscription(connection: Connection, shard_map: ShardMap, shard: str) -> str:
@@ -169,10 +182,16 @@ def _drop_published_references(connection: Connection, shard_map: ShardMap) -> N
 
 
 def forget_way_back(shard_map: ShardMap) -> str:
-    """Drop the slots of a cutover that was undone, over sessions of its own; returns why it could not, or nothing.
+    """Drop slots and books of a cutover that was undone, over sessions of its own; returns why it could not, if so.
 
     A slot that stays holds WAL on its shard until the next cutover or an abort drops it.
     """
+    try:
+        with session(shard_map.source.url, "cutover undo") as connection:
+            SourceBooks(connection).drop()
+            place("cutover.books_forgotten")
+    except (ShardmigError, psycopg.Error) as error:
+        return f"the source: {str(error).splitlines()[0]}"
     for name, endpoint in shard_map.shards.items():
         try:
             with session(endpoint.url, "cutover undo") as connection:

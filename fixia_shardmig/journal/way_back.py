@@ -7,9 +7,11 @@ docs/explanation/way-back.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, LiteralString
 
+from psycopg import errors
 from psycopg.types.json import Jsonb
 
 from fixia_shardmig.journal.journal import Journal, position, prepare_positions, set_position
@@ -64,18 +66,34 @@ class SourceBooks:
 
     connection: Connection = field(repr=False)
 
-    def begin(self, positions: Mapping[str, LSN]) -> None:
-        """Start anew, each shard's stream at its slot."""
+    def prepare(self) -> None:
+        """Make the tables, empty: where the streams begin is not known yet."""
         with self.connection.transaction():
             prepare_positions(self.connection)
             self.connection.execute(_query("on_the_source"))
             self.connection.execute("TRUNCATE shardmig.position, shardmig.contested")
+
+    def drop(self) -> None:
+        """Remove the tables, and our schema if nothing else of ours is in it."""
+        self.connection.execute("DROP TABLE IF EXISTS shardmig.position, shardmig.contested")
+        with suppress(errors.DependentObjectsStillExist):
+            self.connection.execute("DROP SCHEMA IF EXISTS shardmig")
+
+    def begin(self, positions: Mapping[str, LSN]) -> None:
+        """Start anew, each shard's stream at its slot. Not on disk before the next commit there that is."""
+        with self.connection.transaction():
+            self.connection.execute("SET LOCAL synchronous_commit = off")
             for shard, lsn in positions.items():
                 set_position(self.connection, lsn, shard)
 
     def positions(self, shards: Iterable[str]) -> dict[str, LSN | None]:
         """Return up to where each shard's stream is applied; None before the way back was prepared."""
         return {shard: position(self.connection, shard) for shard in shards}
+
+    def standing(self) -> tuple[dict[str, LSN], int]:
+        """Return up to where each shard's stream is applied and how many rows are contested, in one look."""
+        rows = self.connection.execute(_query("standing"), prepare=True).fetchall()
+        return {shard: LSN.parse(lsn) for shard, lsn, _ in rows if shard}, max(count for _, _, count in rows)
 
     def contested(self) -> list[ContestedKey]:
         """Return the contested rows."""

@@ -19,6 +19,10 @@ DELETE FROM shardmig.contested WHERE schema_name = %s AND table_name = %s AND ke
 -- name: count_contested
 SELECT count(*) FROM shardmig.contested;
 
+-- name: standing
+SELECT p.stream, p.applied_lsn::text, c.rows
+FROM (SELECT count(*) AS rows FROM shardmig.contested) AS c LEFT JOIN shardmig.position AS p ON true;
+
 -- name: state_table
 CREATE TABLE IF NOT EXISTS shardmig.back_state (
     single boolean PRIMARY KEY DEFAULT true CHECK (single),

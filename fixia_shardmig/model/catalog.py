@@ -225,15 +225,20 @@ class Catalog:
         return tuple(key for key in self.foreign_keys if key.table == table)
 
     def fingerprint(self, tables: frozenset[TableName]) -> str:
-        """Return a digest over names, types, nullability, keys and identity of the given roots' tables.
+        """Return `fingerprint_of` its tables."""
+        return fingerprint_of(self.tables, tables)
 
-        Sizes, statistics and OIDs are left out, so that only a change of definition changes it.
-        """
-        digest = hashlib.sha256()
-        for name, table in sorted(self.tables.items()):
-            if table.root in tables:
-                digest.update(repr((str(name), *_shape(table))).encode())
-        return digest.hexdigest()[:16]
+
+def fingerprint_of(tables: Mapping[TableName, Table], roots: frozenset[TableName]) -> str:
+    """Return a digest over names, types, nullability, keys and identity of the given roots' tables.
+
+    Sizes, statistics and OIDs are left out, so that only a change of definition changes it.
+    """
+    digest = hashlib.sha256()
+    for name, table in sorted(tables.items()):
+        if table.root in roots:
+            digest.update(repr((str(name), *_shape(table))).encode())
+    return digest.hexdigest()[:16]
 
 
 def _shape(table: Table) -> tuple[object, ...]:

@@ -8,7 +8,16 @@ from typing import Any, LiteralString
 
 from psycopg.rows import namedtuple_row
 
-from fixia_shardmig.model.catalog import Catalog, Column, ForeignKey, Index, OtherObject, Sequence, Table
+from fixia_shardmig.model.catalog import (
+    Catalog,
+    Column,
+    ForeignKey,
+    Index,
+    OtherObject,
+    Sequence,
+    Table,
+    fingerprint_of,
+)
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.named_sql import named_sql
 from fixia_shardmig.postgres.sessions import Connection, scalar
@@ -41,10 +50,21 @@ def read_catalog(connection: Connection) -> Catalog:
         )
 
 
+def read_fingerprint(connection: Connection, roots: frozenset[TableName], *, timeout_s: float) -> str:
+    """Return the fingerprint of the present definitions, and read no more than it is made of.
+
+    Each query ends within that time: the sizes of a table that somebody alters are not told before he commits.
+    """
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(max(1, int(timeout_s * 1000)))])
+        return fingerprint_of(_tables(connection), roots)
+
+
 def _rows(connection: Connection, name: str) -> list[Any]:
     query = _query(name)
     with connection.cursor(row_factory=namedtuple_row) as cursor:
-        return cursor.execute(query).fetchall()
+        return cursor.execute(query, prepare=True).fetchall()
 
 
 def _names(pairs: Iterable[str] | None) -> tuple[TableName, ...]:

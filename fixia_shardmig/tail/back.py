@@ -218,6 +218,7 @@ class BackTail:
         self.totals = BackTotals()
         self._on_state = on_state
         self._pulse = Pulse("control", "state", "heartbeat", "settle")
+        self._arrivals = Event()
         self._hurry = False
         self._conflict: _Conflict | None = None
         self._barrier: int | None = None
@@ -242,7 +243,9 @@ class BackTail:
         self._streams: list[_BackStream] = []
         for name, position in self._positions().items():
             reader = TransactionReader(spool, message_prefixes=frozenset({MARKER_PREFIX}))
-            stream = _BackStream(name, Receiver(self._open_stream(name, position), reader), position)
+            stream = _BackStream(
+                name, Receiver(self._open_stream(name, position), reader, arrivals=self._arrivals), position
+            )
             self._streams.append(stream)
             opened.callback(stream.receiver.close)
             opened.callback(stream.close)
@@ -280,8 +283,9 @@ class BackTail:
             while not stop.is_set() and self._wanted():
                 if until is not None and self._has_passed(until) and self._is_settled():
                     break
+                self._arrivals.clear()
                 if not self._turn():
-                    time.sleep(WAIT_S)
+                    self._arrivals.wait(WAIT_S)
             self._tell_state("stopped" if stop.is_set() else "")
         except psycopg.Error as error:
             explained = self._explained(error)

@@ -21,8 +21,9 @@ UNTAKEN_BYTES_MAX = 24 * 1024 * 1024
 class Receiver:
     """A stream and its transaction reader, emptied by one thread into a bounded store that another one takes from."""
 
-    def __init__(self, stream: Messages, reader: TransactionReader) -> None:
-        """Start reading."""
+    def __init__(self, stream: Messages, reader: TransactionReader, *, arrivals: threading.Event | None = None) -> None:
+        """Start reading; `arrivals` is set whenever something has come, for whoever waits for several streams."""
+        self._arrivals = arrivals
         self._stream = stream
         self._reader = reader
         self._changed = threading.Condition()
@@ -75,6 +76,8 @@ class Receiver:
             with self._changed:
                 self._failure = error
                 self._changed.notify()
+            if self._arrivals is not None:
+                self._arrivals.set()
 
     def _hand_over(self, items: Iterable[Item]) -> None:
         items = list(items)
@@ -83,3 +86,5 @@ class Receiver:
                 self._items += items
                 self._untaken_bytes += sum(item.held_bytes for item in items if isinstance(item, Transaction))
                 self._changed.notify()
+            if self._arrivals is not None:
+                self._arrivals.set()

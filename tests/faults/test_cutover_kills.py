@@ -25,6 +25,7 @@ REFUSED = 4
 BEFORE_THE_SWITCH = [
     (CUTOVER, "cutover.back_slot_made"),
     (CUTOVER, "cutover.slots_made"),
+    (CUTOVER, "cutover.fence_prepared"),
     (CUTOVER, "cutover.fenced"),
     (CUTOVER, "journal.advanced.fenced"),
     (RESUME, "cutover.before_undo_commit"),
@@ -35,6 +36,7 @@ BEFORE_THE_SWITCH = [
     (CUTOVER, "cutover.sequences_kept"),
     (CUTOVER, "cutover.reference_slots_advanced"),
     (CUTOVER, "cutover.way_back_begun"),
+    (RESUME, "cutover.books_forgotten"),
     (RESUME, "cutover.back_slot_forgotten"),
     (CUTOVER, "cutover.way_back_kept"),
 ]
@@ -43,9 +45,10 @@ AT_THE_SWITCH = [
     (RESUME, "switch.before_commit.switched"),
     (RESUME, "switch.committed.switched"),
     (RESUME, "cutover.enabled"),
+    (RESUME, "cutover.references_guarded"),
+    (RESUME, "cutover.clients_moved"),
     (RESUME, "cutover.subscribed"),
     (RESUME, "cutover.references_subscribed"),
-    (RESUME, "cutover.clients_moved"),
     (RESUME, "cutover.slot_dropped"),
     (RESUME, "cutover.finished"),
 ]
@@ -56,6 +59,7 @@ BRINGING_BACK = [
     (TAIL, "back.settled"),
 ]
 BEFORE_THE_SWITCH_BACK = [
+    (ROLLBACK, "rollback.fence_prepared"),
     (ROLLBACK, "rollback.shard_fenced"),
     (ROLLBACK, "rollback.fenced"),
     (ROLLBACK, "journal.advanced.rolling_back"),
@@ -73,6 +77,7 @@ AT_THE_SWITCH_BACK = [
     (ROLLBACK, "switch.committed.rolled_back"),
     (RESUME_BACK, "rollback.source_open"),
     (RESUME_BACK, "rollback.clients_moved"),
+    (RESUME_BACK, "rollback.source_lifted"),
     (RESUME_BACK, "way_back.subscription_dropped"),
     (RESUME_BACK, "way_back.slot_dropped"),
     (RESUME_BACK, "way_back.reference_slots_dropped"),
@@ -92,7 +97,7 @@ JOURNAL_FIRST = SHOP_MAPPING.replace('"${PROS_URL}"', '"${PROS_URL}", journal: t
 )
 NOTHING: dict[str, list[str]] = {"source": [], "pros": [], "clients": []}
 WAY_THERE = {
-    "source": ["publication shardmig_shop", "schema shardmig", "slot shardmig_shop"],
+    "source": ["publication shardmig_shop", "slot shardmig_shop"],
     "pros": ["schema shardmig"],
     "clients": ["schema shardmig"],
 }

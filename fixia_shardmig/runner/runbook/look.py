@@ -17,7 +17,8 @@ from typing import Final, LiteralString
 import psycopg
 
 from fixia_shardmig.cutover.back_gates import rollback_gates
-from fixia_shardmig.cutover.fence import FenceState, fence_state, lock_holders, prepared_transactions
+from fixia_shardmig.cutover.fence import FenceState, fence_state
+from fixia_shardmig.cutover.fence_locks import lock_holders, prepared_transactions
 from fixia_shardmig.cutover.gates import Gate, Limits, all_gates, take_look
 from fixia_shardmig.cutover.pooler import Poolers
 from fixia_shardmig.cutover.pooler_gates import aliases_are_ours, around_the_poolers, consoles_answer, settings_fit

@@ -7,7 +7,8 @@ from typing import Final
 
 from fixia_shardmig.cutover.clients import PAUSE_SHARE
 from fixia_shardmig.cutover.cutover import FENCE_SHARE
-from fixia_shardmig.cutover.fence import LOCK_TIMEOUT_S, SQLSTATE_MOVED, SQLSTATE_PAUSED
+from fixia_shardmig.cutover.fence import SQLSTATE_MOVED, SQLSTATE_PAUSED
+from fixia_shardmig.cutover.fence_locks import LOCK_TIMEOUT_S
 from fixia_shardmig.cutover.result import EXPIRY_MARGIN_S, MAX_PAUSE_S
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.sessions import describe
@@ -127,6 +128,7 @@ def _cutover_steps(look: Look) -> Iterator[Step]:
     lifted = "undone by itself: the fence is lifted"
     resume = "`shardmig cutover --resume`"
     yield "gates", "nothing", "refused; nothing was touched"
+    yield "prepare", "nothing, or for a moment: the fence's triggers, which refuse nothing yet", lifted
     yield "pause", "clients of the pooler wait between two transactions", "undone by itself: all go on at the source"
     yield (
         "fence",
@@ -140,10 +142,11 @@ def _cutover_steps(look: Look) -> Iterator[Step]:
     yield "seal", "the same; the fence does not expire any more", lifted
     yield "switch", "**the point of no return**: the shards are the writer", f"{resume} decides"
     yield "enable", f"on the source writers get `{SQLSTATE_MOVED}`: moved, use the shard's URL", resume
-    yield "references", "the same", resume
+    yield "references", "the same: reference tables are guarded on all shards but their home", resume
     yield "repoint", "clients of the pooler go on, on the shards", resume
     yield "probe", "nothing: a query through every alias", resume
     yield "hook", "your commands re-point the application", resume
+    yield "subscriptions", "nothing: reference tables follow their home", resume
     yield "slot", "nothing: the source keeps no WAL for us any more", resume
 
 
@@ -153,6 +156,7 @@ def _rollback_steps(look: Look) -> Iterator[Step]:
     lifted = "undone by itself: the shards take writes again"
     resume = "`shardmig rollback --resume`"
     yield "gates", "nothing", "refused; nothing was touched"
+    yield "prepare", "nothing, or for a moment: the fences' triggers, which refuse nothing yet", lifted
     yield "pause", "clients of the pooler wait between two transactions", "undone by itself: all go on at the shards"
     yield "fence", refused, lifted
     yield "drain", "the same, until no row is contested", lifted

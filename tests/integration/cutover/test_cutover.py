@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from fixia_shardmig.cutover.cutover import cutover
-from fixia_shardmig.cutover.fence import FenceBlockedError, FenceKind, fence_state
+from fixia_shardmig.cutover.fence import FenceKind, fence_state
+from fixia_shardmig.cutover.fence_locks import FenceBlockedError
 from fixia_shardmig.cutover.recover import resume_cutover
 from fixia_shardmig.cutover.result import CutoverResult
 from fixia_shardmig.model.errors import DriftError, HeldError, RefusedError, ShardmigError, StoppedError
@@ -21,9 +22,10 @@ from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.postgres.sessions import session
 from tests.integration.cutover.conftest import HOMES, Arena, count, options, run
 
-BEFORE = ["gates", "slots", "fence", "drain", "check", "sequences", "way_back", "seal", "switch"]
+BEFORE = ["gates", "slots", "prepare", "fence", "drain", "check", "sequences", "way_back", "seal", "switch"]
 AFTER = ["enable", "references"]
-STEPS = [*BEFORE, *AFTER, "slot"]
+LAST = ["subscriptions", "slot"]
+STEPS = [*BEFORE, *AFTER, *LAST]
 
 
 def cut(arena: Arena, hands: dict[str, Any] | None = None, **more: Any) -> CutoverResult:
@@ -114,7 +116,8 @@ def test_a_cutover_tells_its_steps_pause_marker_and_counts(arena: Arena) -> None
     assert STEPS == [step["step"] for step in shown["steps"]]
     assert (True, 1, "", []) == (shown["switched"], shown["routing_epoch"], shown["unfinished"], shown["uncounted"])
     assert {"users", "orders", "visits"} == set(shown["counted"])
-    assert shown["pause_ms"] >= sum(step["ms"] for step in shown["steps"][1:-1]) * 0.9
+    not_in_the_pause = {"gates", "slots", "prepare", *LAST}
+    assert shown["pause_ms"] >= sum(s["ms"] for s in shown["steps"] if s["step"] not in not_in_the_pause) * 0.9
     assert shown["marker_lsn"].startswith("0/")
     with arena.journal() as journal:
         events = [event for event in journal.events() if event.event.startswith("cutover_step")]
@@ -294,7 +297,7 @@ def test_the_hook_runs_last_with_the_new_epoch(make_arena: Callable[..., Arena],
     arena = make_arena(**hook(tmp_path, f'echo "$SHARDMIG_EPOCH $SHARDMIG_DIRECTION $SHARDMIG_MIGRATION" > {told}'))
     arena.follower.start()
     result = cut(arena)
-    assert [*BEFORE, *AFTER, "hook", "slot"] == [step.name for step in result.steps]
+    assert [*BEFORE, *AFTER, "hook", *LAST] == [step.name for step in result.steps]
     assert "1 forward arena\n" == told.read_text()
 
 
@@ -313,7 +316,7 @@ def test_a_failing_hook_is_told_never_undone_and_run_again_by_resume(
         again = resume_cutover(arena.shard_map, journal, options=options(), hands=arena.hands())
         assert 1 == journal.get().routing_epoch
     steps = [step.name for step in again.steps]
-    assert (True, "", [*AFTER, "hook", "slot"]) == (again.switched, again.unfinished, steps)
+    assert (True, "", [*AFTER, "hook", *LAST]) == (again.switched, again.unfinished, steps)
 
 
 def test_shards_that_are_not_ready_keep_the_hook_back(make_arena: Callable[..., Arena], tmp_path: Path) -> None:

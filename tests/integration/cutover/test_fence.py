@@ -14,7 +14,6 @@ from psycopg import errors
 from fixia_shardmig.cutover.fence import (
     SQLSTATE_MOVED,
     SQLSTATE_PAUSED,
-    FenceBlockedError,
     FenceExpiredError,
     FenceKind,
     FenceState,
@@ -24,6 +23,7 @@ from fixia_shardmig.cutover.fence import (
     raise_fence,
     seal_fence,
 )
+from fixia_shardmig.cutover.fence_locks import FenceBlockedError
 from fixia_shardmig.demo.clusters import Cluster
 from fixia_shardmig.model.errors import HeldError, RefusedError
 from fixia_shardmig.model.names import TableName

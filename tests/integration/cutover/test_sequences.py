@@ -8,10 +8,11 @@ from psycopg import sql
 
 from fixia_shardmig.cutover.sequences import (
     Observed,
-    apply_sequences,
+    SequencePlan,
     observe_sequences,
     plan_sequences,
     record_increments,
+    set_sequences,
 )
 from fixia_shardmig.cutover.sides import Sides, open_sides
 from fixia_shardmig.mapping.shard_map import ShardMap
@@ -34,12 +35,17 @@ def observe(sides: Sides, shard_map: ShardMap) -> Observed:
     return observe_sequences(sides, shard_map, read_catalog(sides.source))
 
 
+def set_on_all(sides: Sides, plans: tuple[SequencePlan, ...]) -> None:
+    """Set every shard's sequences."""
+    sides.each_shard(lambda name, connection: set_sequences(name, connection, plans))
+
+
 def settle(shard_map: ShardMap) -> None:
     """Observe, plan and apply, as a cutover does."""
     with open_sides(shard_map) as sides:
         plans = plan_sequences(shard_map, read_catalog(sides.source), observe(sides, shard_map))
         assert [] == [reason for plan in plans for reason in plan.refusals]
-        apply_sequences(sides, plans)
+        set_on_all(sides, plans)
 
 
 def insert(url: str, statement: str, number: int) -> list[int]:
@@ -95,7 +101,7 @@ def test_negative_text_shared_and_unowned_sequences_go_on(source_url: str, shard
     lowest = run(source_url, "SELECT min(ticket) FROM users")[0][0]
     with open_sides(shard_map) as sides:
         plans = plan_sequences(shard_map, read_catalog(sides.source), observe(sides, shard_map))
-        apply_sequences(sides, plans)
+        set_on_all(sides, plans)
     found = {plan.name.name: (plan.increment, tuple(plan.next_values.values())) for plan in plans}
     assert (-15, (lowest - 5, lowest - 10, lowest - 15)) == found["tickets"]
     assert (3, (8, 9, 10)) == found["loose"]
@@ -132,7 +138,7 @@ def test_a_failing_statement_leaves_the_shard_as_it_was(split: ShardMap) -> None
     with open_sides(split) as sides:
         plans = plan_sequences(split, read_catalog(sides.source), observe(sides, split))
         with pytest.raises(psycopg.Error):
-            apply_sequences(sides, plans)
+            set_on_all(sides, plans)
     state = sql.SQL("SELECT last_value, is_called FROM orders_id_seq").as_string()
     assert [(1, False)] == run(split.shards["clients"].url, state)
 
