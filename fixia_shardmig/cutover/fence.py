@@ -24,6 +24,7 @@ from typing import Any, Final, LiteralString, cast
 from psycopg import errors, sql
 
 from fixia_shardmig.cutover.fence_locks import (
+    BUSY,
     LOCK_TIMEOUT_S,
     SHORT_LOCK_TIMEOUT_S,
     hold,
@@ -31,6 +32,7 @@ from fixia_shardmig.cutover.fence_locks import (
     jitter,
     pairs,
     prepared_transactions,
+    short_try,
     under_locks,
 )
 from fixia_shardmig.journal.way_back import APPLY_SETTING
@@ -41,6 +43,9 @@ from fixia_shardmig.postgres.sessions import Connection
 TRIGGER: Final = "shardmig_fence"
 SQLSTATE_PAUSED: Final = "SM001"
 SQLSTATE_MOVED: Final = "SM002"
+
+AT_ONCE_S: Final = 0.02
+"""How long readers may keep triggers from being dropped while clients wait."""
 
 SEAL_LEFT_S: Final = 2.0
 """So much of the fence's time must be left when it is sealed; a commit that takes longer is found afterwards."""
@@ -348,17 +353,37 @@ def open_fence(
         state = fence_state(connection)
         if state.kind is FenceKind.NONE or (owner and state.owner != owner):
             return False
-        if state.refuses and state.migration != migration:
-            raise HeldError(
-                f"the fence is that of migration {state.migration!r}", hint="use the mapping of that migration"
-            )
-        if state.kind is FenceKind.SEALED and not sealed:
-            raise RefusedError(
-                "the source is sealed: the shards may be the writer", hint="shardmig cutover --resume decides which"
-            )
+        _refuse_to_open(state, migration, sealed=sealed)
         opened = _replacement(FenceKind.OPEN, connection, migration=state.migration, owner=state.owner, expires=None)
         connection.execute(opened, prepare=False)
     return True
+
+
+def _refuse_to_open(state: FenceState, migration: str, *, sealed: bool) -> None:
+    if state.refuses and state.migration != migration:
+        raise HeldError(f"the fence is that of migration {state.migration!r}", hint="use the mapping of that migration")
+    if state.kind is FenceKind.SEALED and not sealed:
+        raise RefusedError(
+            "the source is sealed: the shards may be the writer", hint="shardmig cutover --resume decides which"
+        )
+
+
+def open_at_once(connection: Connection, *, migration: str) -> None:
+    """Let writers through, who wait for it, and spare their first statements the triggers if nobody is in the way.
+
+    Only for those who have made sure in the journal that this side is the writer. What is left, `lift_fence` drops. A
+    fence that a crash brings back refuses, and loses nothing; a write that was let through is behind this in the WAL.
+    """
+    try:
+        with connection.transaction():
+            connection.execute(short_try(AT_ONCE_S, flushed=False), prepare=False)
+            hold(connection)
+            state = fence_state(connection)
+            _refuse_to_open(state, migration, sealed=True)
+            dropping = [*map(_dropping, state.tables), sql.SQL("DROP FUNCTION IF EXISTS shardmig.refuse_write()")]
+            connection.execute(sql.SQL("; ").join(dropping), prepare=False)
+    except (*BUSY, errors.DependentObjectsStillExist):
+        open_fence(connection, migration=migration, sealed=True, flushed=False)
 
 
 def lift_fence(
@@ -483,7 +508,10 @@ def _trigger(table: TableName) -> sql.Composed:
 
 
 def _drop_trigger(connection: Connection, table: TableName) -> bool:
-    dropping = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+    return in_a_short_try(connection, _dropping(table))
+
+
+def _dropping(table: TableName) -> sql.Composed:
+    return sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
         sql.Identifier(TRIGGER), sql.Identifier(table.schema, table.name)
     )
-    return in_a_short_try(connection, dropping)

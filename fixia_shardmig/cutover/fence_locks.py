@@ -89,7 +89,7 @@ _HOLD: LiteralString = "SELECT pg_catalog.pg_advisory_xact_lock({lock_class}, {l
 
 _REST_OF_TRY: LiteralString = "SELECT pg_catalog.set_config('statement_timeout', {ms}, true)"
 
-_BUSY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)
+BUSY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)
 
 
 def prepared_transactions(connection: Connection) -> list[BlockingTransaction]:
@@ -120,7 +120,7 @@ def under_locks(
             with connection.transaction():
                 connection.execute(_locking(tables, wait_s, deadline=deadline, flushed=flushed), prepare=False)
                 work()
-        except _BUSY:
+        except BUSY:
             blockers = _those_in_the_way(connection, tables, wait_s) or blockers
         else:
             return
@@ -137,10 +137,10 @@ def _locking(tables: Collection[TableName], wait_s: float, *, deadline: float, f
     hold = sql.SQL(_HOLD).format(lock_class=sql.Literal(LOCK_CLASS), lock=sql.Literal(FENCE_LOCK))
     lock = sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(listed)
     rest = sql.SQL(_REST_OF_TRY).format(ms=sql.Literal(str(max(1, int((deadline - time.monotonic()) * 1000)))))
-    return sql.SQL("; ").join([_try(wait_s, flushed=flushed), hold, lock, rest])
+    return sql.SQL("; ").join([short_try(wait_s, flushed=flushed), hold, lock, rest])
 
 
-def _try(wait_s: float, *, flushed: bool = True) -> sql.Composed:
+def short_try(wait_s: float, *, flushed: bool = True) -> sql.Composed:
     """Return the settings of one transaction: how long it waits, and whether its commit waits for the disk."""
     return sql.SQL(_TRY).format(
         ms=sql.Literal(str(max(1, int(wait_s * 1000)))),
@@ -171,9 +171,9 @@ def in_a_short_try(connection: Connection, statement: sql.Composed) -> bool:
     """Change one table's trigger, or leave it if its lock is not to be had at once; true as well if it is gone."""
     try:
         with connection.transaction():
-            connection.execute(_try(SHORT_LOCK_TIMEOUT_S), prepare=False)
+            connection.execute(short_try(SHORT_LOCK_TIMEOUT_S), prepare=False)
             connection.execute(statement, prepare=False)
-    except _BUSY:
+    except BUSY:
         return False
     except errors.UndefinedTable:
         return True

@@ -24,6 +24,7 @@ from fixia_shardmig.cutover.fence import (
     FenceKind,
     fence_state,
     lift_fence,
+    open_at_once,
     open_fence,
     prepare_fence,
     raise_fence,
@@ -444,7 +445,7 @@ def finish_rollback(run: Run, epoch: int) -> str:
     try:
         with run.step("open"):
             name = run.shard_map.name
-            open_fence(run.sides.source, migration=name, sealed=True, flushed=False)
+            open_at_once(run.sides.source, migration=name)
             place("rollback.source_open")
             if run.hands.on_open is not None:
                 run.hands.on_open()
