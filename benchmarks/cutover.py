@@ -43,8 +43,8 @@ RATE_PER_S = 1_000
 CLIENTS = 4
 """Of each alias."""
 
-WARM_S = 1.5
-AFTER_S = 1.0
+WARM_S = 0.6
+AFTER_S = 0.3
 MAX_PAUSE_S = 10.0
 PAUSE_S_MAX = 10.0
 ROLE, PASSWORD = "bench_app", "bench-app"
@@ -117,7 +117,7 @@ def _round(servers: Servers, number: int, users: int) -> Round:
         name = f"cut{number}"
         stack.callback(servers.source.drop_database, name)
         source_url = servers.source.create_database(name, template="seeded")
-        migration = waiting_migration(servers, source_url, name, stack)
+        migration = waiting_migration(servers, source_url, name, stack, apart=False)
         folder = servers.folder / name
         pooler = stack.enter_context(Pooler(folder / "pgbouncer", user=ROLE, password=PASSWORD))
         context = _begin(pooler, migration, source_url)
@@ -216,7 +216,18 @@ class _Load:
         script = self._folder / f"{shard}.sql"
         script.write_text(SCRIPT.format(last=self._last, number=number))
         url = self._pooler.url(f"bench_{shard}")
-        command = [program("pgbench"), "-n", "-M", "simple", "-c", str(CLIENTS), "-T", "600", "-f", script]
+        command: list[str | Path] = [
+            program("pgbench"),
+            "-n",
+            "-M",
+            "simple",
+            "-c",
+            str(CLIENTS),
+            "-T",
+            "600",
+            "-f",
+            script,
+        ]
         command += ["-R", str(RATE_PER_S // len(NUMBERS)), "-l", f"--log-prefix=commits.{shard}"]
         return subprocess.Popen(
             command,

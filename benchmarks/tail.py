@@ -110,15 +110,20 @@ def _round(servers: Servers, source_url: str, prefix: str, size: Size, stack: Ex
     )
 
 
-def waiting_migration(servers: Servers, source_url: str, prefix: str, stack: ExitStack) -> ours.Migration:
-    """Make a migration of the service that has caught up; nothing of it is left with the stack."""
+def waiting_migration(
+    servers: Servers, source_url: str, prefix: str, stack: ExitStack, *, apart: bool = True
+) -> ours.Migration:
+    """Make a migration of the service that has caught up, in a process of its own or in this; the stack clears it."""
     urls = stack.enter_context(ours.shard_databases(servers, prefix, backlog.SHARDS))
     mapping = servers.folder / f"{prefix}.yaml"
     mapping.write_text(backlog.MAPPING.format(name=prefix), "utf-8")
     variables = {"SOURCE_URL": source_url} | {backlog.SHARDS[shard]: url for shard, url in urls.items()}
     migration = ours.Migration(mapping, variables, urls)
     stack.callback(ours.clear, migration)
-    run_apart(ours.migrate, migration, servers.jobs)
+    if apart:
+        run_apart(ours.migrate, migration, servers.jobs)
+    else:
+        ours.migrate(migration, servers.jobs)
     return migration
 
 

@@ -134,16 +134,18 @@ def cutover(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, h
         if recover_unfinished(shard_map, journal, sides.source) is Recovery.SEALED:
             raise RefusedError("a cutover was killed at its switch and has to be decided first", hint=RESUME)
         run = Run(shard_map, journal, sides, options, hands, owner=new_owner(journal))
-        catalog = read_catalog(sides.source)
-        gates = _pass_gates(run, catalog)
-        if options.dry_run:
-            return _rehearse(run, catalog, gates)
-        if any(not gate.ok for gate in gates):
-            raise GatesClosedError(gates)
-        with watched(run), journal.hurrying(), undisturbed():
-            _make_slots(run)
-            proven, epoch = _switch_or_take_back(run, catalog)
-            unfinished = finish(run, epoch)
+        with watched(run) as watch:
+            catalog = read_catalog(sides.source)
+            gates = _pass_gates(run, catalog)
+            if options.dry_run:
+                return _rehearse(run, catalog, gates)
+            if any(not gate.ok for gate in gates):
+                raise GatesClosedError(gates)
+            watch()
+            with journal.hurrying(), undisturbed():
+                _make_slots(run)
+                proven, epoch = _switch_or_take_back(run, catalog)
+                unfinished = finish(run, epoch)
         return CutoverResult(
             switched=True,
             pause_ms=run.pause_ms,

@@ -78,15 +78,17 @@ def rollback(shard_map: ShardMap, journal: Journal, *, options: CutoverOptions, 
     with journal.holding("operator"), open_sides(shard_map) as sides:
         recover_rollback(shard_map, journal, sides)
         run = Run(shard_map, journal, sides, options, hands, owner=new_owner(journal), story=EVIDENCE)
-        catalog = read_catalog(sides.source)
-        gates = _pass_gates(run, catalog)
-        if options.dry_run:
-            return _rehearse(run, catalog, gates)
-        if any(not gate.ok for gate in gates):
-            raise GatesClosedError(gates)
-        with watched(run), journal.hurrying(), undisturbed():
-            counts, markers, epoch = _switch_or_take_back(run, catalog)
-            unfinished = finish_rollback(run, epoch)
+        with watched(run) as watch:
+            catalog = read_catalog(sides.source)
+            gates = _pass_gates(run, catalog)
+            if options.dry_run:
+                return _rehearse(run, catalog, gates)
+            if any(not gate.ok for gate in gates):
+                raise GatesClosedError(gates)
+            watch()
+            with journal.hurrying(), undisturbed():
+                counts, markers, epoch = _switch_or_take_back(run, catalog)
+                unfinished = finish_rollback(run, epoch)
         return CutoverResult(
             switched=True,
             pause_ms=run.pause_ms,

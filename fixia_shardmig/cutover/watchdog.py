@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -25,14 +25,16 @@ END_S_MAX: Final = 10.0
 
 
 @contextmanager
-def watched(run: Run) -> Iterator[None]:
-    """Have somebody watch over us for as long as clients may be waiting; nothing without a pooler.
+def watched(run: Run) -> Iterator[Callable[[], None]]:
+    """Have somebody who can watch over us while clients wait; nobody without a pooler, or for a rehearsal.
 
-    Raises:
-        TemporaryError: The process could not be started; nobody waits yet.
+    It starts while the gates are asked.
+
+    Yields:
+        A function that has it watch from then on; it raises TemporaryError where the process could not be started.
     """
-    if not run.sides.poolers:
-        yield
+    if not run.sides.poolers or run.options.dry_run:
+        yield _nobody
         return
     process = subprocess.Popen(
         [sys.executable, "-m", PROGRAM],
@@ -41,11 +43,22 @@ def watched(run: Run) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    try:
+    watches: list[bool] = []
+
+    def watch() -> None:
+        watches.append(True)
         _hand_over(process, run)
-        yield
+
+    try:
+        yield watch
     finally:
+        if not watches:
+            process.kill()
         _dismiss(process)
+
+
+def _nobody() -> None:
+    """Watch over nothing: no client is made to wait at a pooler."""
 
 
 def _hand_over(process: subprocess.Popen[bytes], run: Run) -> None:
@@ -66,7 +79,8 @@ def _hand_over(process: subprocess.Popen[bytes], run: Run) -> None:
 
 def _dismiss(process: subprocess.Popen[bytes]) -> None:
     try:
-        process.communicate(ALL_IS_WELL, timeout=END_S_MAX)
+        with suppress(BrokenPipeError):
+            process.communicate(ALL_IS_WELL, timeout=END_S_MAX)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
