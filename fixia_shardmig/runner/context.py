@@ -16,11 +16,11 @@ import psycopg
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration
 from fixia_shardmig.mapping.check import check_mapping
-from fixia_shardmig.mapping.load import read_mapping
+from fixia_shardmig.mapping.load import MappingFile, read_mapping
 from fixia_shardmig.mapping.shard_map import ShardMap, only_gains_homes
 from fixia_shardmig.model.catalog import Catalog
-from fixia_shardmig.model.errors import DriftError, RefusedError, StoppedError
-from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError, StoppedError, TemporaryError
+from fixia_shardmig.model.phase import Phase, writer_in
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.sessions import Connection, describe, lost, scalar, session
 
@@ -83,12 +83,28 @@ def load(
     Raises:
         MappingError: The file has mistakes, all of which are named.
         RefusedError: The source refuses us.
-        TemporaryError: It cannot be reached now.
+        TemporaryError: It cannot be reached now; what the journal says is told.
     """
     mapping_file = read_mapping(mapping, env)
-    with session(mapping_file.source.url, "catalog") as source:
-        catalog = read_catalog(source)
+    try:
+        with session(mapping_file.source.url, "catalog") as source:
+            catalog = read_catalog(source)
+    except TemporaryError as error:
+        raise TemporaryError(f"{error.message}{_journal_says(mapping_file)}", hint=error.hint) from error
     return Context(check_mapping(mapping_file, catalog), catalog, say, stop or Event())
+
+
+def _journal_says(mapping_file: MappingFile) -> str:
+    """Return what is known without the source: where the migration stands and who may write; nothing if it is not."""
+    try:
+        with Journal(mapping_file.shards[mapping_file.journal_shard].url, mapping_file.document.name) as journal:
+            migration = journal.find()
+    except (ShardmigError, psycopg.Error):
+        return "; the journal cannot be read either"
+    if migration is None:
+        return ""
+    phase = migration.phase
+    return f"; the journal says: phase {phase.value}, {writer_in(phase).value} may write"
 
 
 def publication_name(shard_map: ShardMap) -> str:

@@ -11,7 +11,7 @@ from fixia_shardmig.journal.control import read_control
 from fixia_shardmig.journal.journal import Journal, position
 from fixia_shardmig.journal.records import Chunk, Migration, TailState
 from fixia_shardmig.journal.way_back import BackState, back_state
-from fixia_shardmig.model.errors import ShardmigError
+from fixia_shardmig.model.errors import ShardmigError, TemporaryError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.model.throttle import Control, Pace
@@ -190,7 +190,10 @@ def _tail_json(tail: TailState) -> dict[str, Any]:
 
 
 def status(context: Context) -> Status:
-    """Read the journal, the shards' positions and the slot. A shard that does not answer is a problem, not an error."""
+    """Read the journal, the shards' positions and the slot. A server that does not answer is a problem, not an error.
+
+    Only of the journal's there has to be an answer.
+    """
     with context.journal() as journal:
         migration = journal.find()
         if migration is None:
@@ -288,7 +291,19 @@ def _positions(context: Context, problems: list[str]) -> dict[str, LSN | None]:
 
 
 def _source(context: Context, migration: Migration, problems: list[str]) -> tuple[LSN | None, SlotLook | None]:
-    """Look at the slot where the migration needs one, or there is one."""
+    """Look at the slot where the migration needs one, or there is one; not at a source that does not answer."""
+    try:
+        return _source_that_answers(context, migration, problems)
+    except TemporaryError as error:
+        problems.append(
+            f"the source does not answer: {error.message}; all else here is the journal's and the shards' word"
+        )
+        return None, None
+
+
+def _source_that_answers(
+    context: Context, migration: Migration, problems: list[str]
+) -> tuple[LSN | None, SlotLook | None]:
     with session(context.shard_map.source.url, "status") as source:
         look = look_at(source, migration.slot, migration.evidence)
         moved = writer_in(migration.phase) is Writer.SHARDS or migration.phase is Phase.ROLLED_BACK

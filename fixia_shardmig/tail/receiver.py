@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.postgres.transactions import Item, Transaction, TransactionReader
+from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
 from fixia_shardmig.tail.spool import Messages
 
 READ_BYTES = 4 * 1024 * 1024
@@ -22,7 +22,7 @@ class Receiver:
     """A stream and its transaction reader, emptied by one thread into a bounded store that another one takes from."""
 
     def __init__(self, stream: Messages, reader: TransactionReader, *, arrivals: threading.Event | None = None) -> None:
-        """Start reading; `arrivals` is set whenever something has come, for whoever waits for several streams."""
+        """Start reading; `arrivals` is set when more than a keepalive has come, for who waits for several streams."""
         self._arrivals = arrivals
         self._stream = stream
         self._reader = reader
@@ -86,5 +86,5 @@ class Receiver:
                 self._items += items
                 self._untaken_bytes += sum(item.held_bytes for item in items if isinstance(item, Transaction))
                 self._changed.notify()
-            if self._arrivals is not None:
+            if self._arrivals is not None and not all(isinstance(item, Idle) for item in items):
                 self._arrivals.set()
