@@ -11,10 +11,12 @@ from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.journal.records import Migration
 from fixia_shardmig.journal.way_back import BackState
 from fixia_shardmig.model.lsn import LSN
+from fixia_shardmig.model.throttle import Limits
 from fixia_shardmig.postgres.sessions import insert_lsn, session
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.runner.context import Context, spool_directory
 from fixia_shardmig.runner.progress import mib
+from fixia_shardmig.runner.throttling import throttling
 from fixia_shardmig.tail.back import FOLLOWING, BackTail
 from fixia_shardmig.tail.tail import MARKER_PREFIX
 
@@ -47,10 +49,13 @@ def has_way_back(migration: Migration) -> bool:
     return is_prepared(migration) and migration.phase in FOLLOWING
 
 
-def bring_back(context: Context, journal: Journal, *, caught_up: bool = False) -> BackResult:
+def bring_back(
+    context: Context, journal: Journal, *, caught_up: bool = False, limits: Limits | None = None
+) -> BackResult:
     """Follow the shards; `caught_up` ends it once the source has everything from before now.
 
-    The caller holds the driver's lock.
+    The caller holds the driver's lock. `limits` say how fast it may go, and what holds it; operators' `pause` and
+    `throttle` do too.
 
     Raises:
         RefusedError: A conflict, or a change that cannot be brought back; the slots keep what follows.
@@ -60,11 +65,14 @@ def bring_back(context: Context, journal: Journal, *, caught_up: bool = False) -
     if not caught_up:
         context.say("the shards have the writes; bringing them back into the source (Ctrl-C ends it, tail goes on)")
     said, spool = _Said(context), spool_directory(context.shard_map)
-    tail = BackTail(context.shard_map, context.catalog, journal=journal, spool=spool, on_state=said.tell)
-    try:
-        totals = tail.run(context.stop, until=until)
-    finally:
-        tail.close()
+    with throttling(context, limits or Limits()) as throttle:
+        tail = BackTail(
+            context.shard_map, context.catalog, journal=journal, spool=spool, on_state=said.tell, pace=throttle.pace
+        )
+        try:
+            totals = tail.run(context.stop, until=until)
+        finally:
+            tail.close()
     seconds = time.monotonic() - began
     phase = journal.get().phase
     if phase not in FOLLOWING:

@@ -120,7 +120,7 @@ def tail(
         else:
             result = _Follower(context, journal, jobs, spool, limits).run(until=until, caught_up=caught_up)
         if has_way_back(journal.get()) and not context.stop.is_set():
-            result.way_back = bring_back(context, journal, caught_up=caught_up)
+            result.way_back = bring_back(context, journal, caught_up=caught_up, limits=limits)
         return result
 
 

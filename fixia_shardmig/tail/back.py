@@ -33,6 +33,7 @@ from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
+from fixia_shardmig.model.throttle import Bucket, Pace
 from fixia_shardmig.postgres.replication import Stream
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn
@@ -200,6 +201,7 @@ class BackTail:
         journal: Journal,
         spool: Path,
         on_state: Callable[[BackState], None] | None = None,
+        pace: Callable[[], Pace] | None = None,
     ) -> None:
         """Connect to the source and to every shard's slot.
 
@@ -209,6 +211,7 @@ class BackTail:
             journal: This thread's session on the journal.
             spool: A directory for large transactions.
             on_state: Told once a second what is published.
+            pace: How fast it may go; a barrier and a rollback are served at full speed, since somebody waits.
 
         Raises:
             RefusedError: The way back was not prepared, or a slot is lost.
@@ -219,6 +222,8 @@ class BackTail:
         self._on_state = on_state
         self._pulse = Pulse("control", "state", "heartbeat", "settle")
         self._arrivals = Event()
+        self._pace = pace
+        self._bucket = Bucket(time.monotonic())
         self._hurry = False
         self._conflict: _Conflict | None = None
         self._barrier: int | None = None
@@ -344,11 +349,15 @@ class BackTail:
         """Receive and apply once; returns whether there was anything."""
         if self._barrier is not None and any(stream.limit is None for stream in self._streams):
             return False
+        if self._slowed():
+            self._tell_state("")
+            return False
         for stream in self._streams:
             stream.receive()
             stream.receiver.acknowledge(stream.position)
         batches = {stream.shard: batch for stream in self._streams if (batch := self._ready(stream))}
         if batches:
+            self._spend(batches.values())
             self._apply(batches)
         positions = {stream.shard: stream.position for stream in self._streams}
         contested = self._merge.contested
@@ -357,6 +366,14 @@ class BackTail:
             self._settle()
         self._tell_state("")
         return bool(batches)
+
+    def _slowed(self) -> bool:
+        """Whether nothing may be taken now: an operator, a signal or the rate says so, and nobody waits for us."""
+        if self._pace is None or self._hurry or self._barrier is not None:
+            return False
+        verdict, now_s = self._pace().verdict, time.monotonic()
+        self._bucket.set_rate(now_s, verdict.rate_bytes_per_s)
+        return verdict.held or self._bucket.wait_s(now_s) > 0
 
     def _ready(self, stream: _BackStream) -> _Batch | None:
         """Return a stream's next batch; one that only moves its position may wait."""
@@ -372,6 +389,10 @@ class BackTail:
             return
         for shard, batch in batches.items():
             self._apply_alone(self._stream(shard), batch)
+
+    def _spend(self, batches: Iterable[_Batch]) -> None:
+        size_bytes = sum(transaction.size_bytes for batch in batches for transaction in batch.transactions)
+        self._bucket.spend(time.monotonic(), size_bytes)
 
     def _try(self, batches: Mapping[str, _Batch], *, merging: bool) -> bool:
         self._source.merging = merging

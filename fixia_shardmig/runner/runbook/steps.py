@@ -138,7 +138,7 @@ def _cutover_steps(look: Look) -> Iterator[Step]:
     yield "drain", "the same", lifted
     yield "check", "the same: rows are counted", lifted
     yield "sequences", "the same", lifted
-    yield "way_back", "the same: slots on the shards", lifted
+    yield "way_back", "the same: where the way back begins is written down", lifted
     yield "seal", "the same; the fence does not expire any more", lifted
     yield "switch", "**the point of no return**: the shards are the writer", f"{resume} decides"
     yield "enable", f"on the source writers get `{SQLSTATE_MOVED}`: moved, use the shard's URL", resume

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 import pytest
 
+from fixia_shardmig.journal.control import change_control
 from fixia_shardmig.journal.way_back import SourceBooks
 from fixia_shardmig.model.errors import RefusedError
 from fixia_shardmig.model.phase import Phase
@@ -15,6 +18,8 @@ from fixia_shardmig.runner.ending import abort, finalize
 from fixia_shardmig.runner.returning import BackResult, bring_back
 from fixia_shardmig.runner.status import status
 from fixia_shardmig.runner.switching import cut_over, roll_back
+from fixia_shardmig.runner.tailing import tail_running
+from fixia_shardmig.runner.throttling import current_pace
 from fixia_shardmig.runner.verifying import verify_now
 from tests.fixtures.fix_migrations import EVERYWHERE, SHARDS, Homes, Migration
 
@@ -125,6 +130,25 @@ def test_a_rollback_brings_every_write_and_the_source_takes_writes_again(switche
     abort(switched.context(), drop_targets=True)
     assert {place: [] for place in ("source", *SHARDS)} == {p: switched.on(p, OURS) for p in ("source", *SHARDS)}
     assert [] == switched.on("north", "SELECT relname FROM pg_class WHERE relname = 'users'")
+
+
+def test_a_way_back_that_is_paused_brings_nothing_until_it_is_resumed(switched: Migration) -> None:
+    """An operator's pause reaches the tail of the way back too; what waits stays in the shards' slots."""
+    switched.on("north", "INSERT INTO users (kind, email) VALUES ('n', 'while paused')")
+    context, seen = switched.context(), "SELECT count(*) FROM users WHERE email = 'while paused'"
+    with switched.journal() as journal, tail_running(context):
+        change_control(journal, "paused", lambda control: replace(control, paused=True))
+        deadline = time.monotonic() + 20
+        while (pace := current_pace(journal)) is None or not pace.verdict.held:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        switched.on("north", "UPDATE users SET note = 'later' WHERE email = 'while paused'")
+        time.sleep(1.0)
+        assert [(0,)] == switched.on("source", f"{seen} AND note = 'later'")
+        change_control(journal, "resumed", lambda control: replace(control, paused=False))
+        result = roll_back(context, max_pause_s=PAUSE_S)
+    assert (True, "") == (result.switched, result.unfinished), result
+    assert [(1,)] == switched.on("source", f"{seen} AND note = 'later'")
 
 
 def test_a_user_who_moved_between_shards_is_kept_whichever_stream_is_faster(switched: Migration) -> None:
