@@ -19,7 +19,9 @@ from fixia_shardmig.cutover.fence import (
     FenceState,
     fence_state,
     lift_fence,
+    open_at_once,
     open_fence,
+    prepare_fence,
     raise_fence,
     seal_fence,
 )
@@ -528,3 +530,39 @@ def test_an_owner_who_is_no_superuser_can_raise_seal_and_lift(fenced_url: str) -
         assert FenceKind.SEALED is seal(connection).kind
         assert () == lift_fence(connection, migration="arena", sealed=True)
     run(fenced_url, "REASSIGN OWNED BY plain_owner TO CURRENT_USER; DROP OWNED BY plain_owner")
+
+
+def test_a_prepared_fence_lets_everything_through_and_what_came_since_is_fenced_with_the_rest(
+    operator: Connection, fenced_url: str
+) -> None:
+    """Triggers are made before anybody waits; one that a new partition lacks is made when the fence is raised."""
+    prepare_fence(operator, MOVED, migration="arena", owner="me")
+    assert FenceKind.OPEN is fence_state(operator).kind
+    run(fenced_url, "INSERT INTO users (user_type) VALUES ('client')")
+    run(fenced_url, "CREATE TABLE visits_2031 PARTITION OF visits FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')")
+    raised = up(operator)
+    assert () == fence_state(operator).gaps
+    assert set(raised.tables) == set(fence_state(operator).tables)
+    with psycopg.connect(fenced_url) as client:
+        assert SQLSTATE_PAUSED == sqlstate_of(client, "DELETE FROM visits_2031")
+    assert () == lift_fence(operator, migration="arena")
+    assert FenceState(FenceKind.NONE) == fence_state(operator)
+
+
+def test_a_source_is_opened_at_once_though_somebody_reads(operator: Connection, fenced_url: str) -> None:
+    """Its first clients meet no trigger if nobody is in the way, and one that lets them through if somebody is."""
+    up(operator)
+    seal(operator)
+    with psycopg.connect(fenced_url) as reader:
+        reader.execute("SELECT count(*) FROM users")
+        open_at_once(operator, migration="arena")
+        assert FenceKind.OPEN is fence_state(operator).kind
+        run(fenced_url, "INSERT INTO users (user_type) VALUES ('client')")
+    assert () == lift_fence(operator, migration="arena")
+    up(operator)
+    seal(operator)
+    open_at_once(operator, migration="arena")
+    assert () == fence_state(operator).tables
+    up(operator)
+    with pytest.raises(HeldError, match="of migration 'arena'"):
+        open_at_once(operator, migration="other")
