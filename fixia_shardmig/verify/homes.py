@@ -30,6 +30,9 @@ from fixia_shardmig.model.names import TableName
 EVERY_SHARD = -1
 """The number in place of a home for the rows of a reference table."""
 
+TOGETHER = -2
+"""The number in place of a home for all rows of the source, which are held against all shards together."""
+
 SPLIT_VALUE = "shardmig split value"
 """The name under which a SQL expression's value is read, made longer where a real column has it."""
 
@@ -39,12 +42,20 @@ class HomeSql:
     """What to read a table from, its own row under the alias `t`, and the number of the row's home shard.
 
     The number is the shard's place in `ShardMap.shard_names`, `EVERY_SHARD`, or NULL for a row without a home.
-    `constant` says that it is the same for every row.
+    `constant` says that it is the same for every row. `at_home`, of a shard's own table, says whether the row belongs
+    there by its own value; without it that is not asked.
     """
 
     source: sql.Composable
     number: sql.Composable
     constant: bool = False
+    at_home: sql.Composable | None = None
+
+
+def together_sql(catalog: Catalog, table: TableName) -> HomeSql:
+    """Return how to read a source's table without asking for homes."""
+    number = sql.SQL("{}::int4").format(sql.Literal(TOGETHER))
+    return HomeSql(sql.SQL("{} AS t").format(relation(catalog.tables[table])), number, constant=True)
 
 
 def home_sql(shard_map: ShardMap, catalog: Catalog, table: TableName) -> HomeSql:

@@ -78,9 +78,10 @@ def on_shard(table: Table, number: int) -> HomeSql:
 
 
 def digest_query(layout: Layout, rows: HomeSql, pages: PageRange | None = None) -> sql.Composed:
-    """Return the query for (home, bucket, count, sum, xor) of some blocks or all, one row for each pair that occurs.
+    """Return the query for (home, bucket, count, sum, xor, strays) of some blocks or all, a row for each such pair.
 
-    What is the same for all rows is not grouped by: with one bucket and one home there is nothing to group.
+    Strays are the rows that are not at home. What is the same for all rows is not grouped by: with one bucket and one
+    home there is nothing to group.
     """
     one_bucket = layout.buckets == 1
     inner = [sql.SQL("{} AS hash").format(row_hash_sql(layout.fields, layout.form))]
@@ -88,13 +89,16 @@ def digest_query(layout: Layout, rows: HomeSql, pages: PageRange | None = None) 
         inner.append(sql.SQL("{} AS home").format(rows.number))
     if not one_bucket:
         inner.append(sql.SQL("{} AS bucket").format(_bucket(layout)))
+    if rows.at_home is not None:
+        inner.append(sql.SQL("{} AS at_home").format(rows.at_home))
     groups = [name for name, same in (("home", rows.constant), ("bucket", one_bucket)) if not same]
     return sql.SQL(
-        "SELECT {home}, {bucket}, count(*), sum(hash), bit_xor(hash)"
+        "SELECT {home}, {bucket}, count(*), sum(hash), bit_xor(hash), {strays}"
         " FROM (SELECT {inner} FROM {source}{within} OFFSET 0) AS hashed GROUP BY {groups} HAVING count(*) > 0"
     ).format(
         home=rows.number if rows.constant else sql.Identifier("home"),
         bucket=sql.SQL("0") if one_bucket else sql.Identifier("bucket"),
+        strays=sql.SQL("0" if rows.at_home is None else "count(*) FILTER (WHERE at_home IS NOT TRUE)"),
         inner=sql.SQL(", ").join(inner),
         source=rows.source,
         within=sql.SQL("") if pages is None else _within(pages),

@@ -38,6 +38,14 @@ class ReferencePath:
     to: tuple[str, ...]
     constraint: str
 
+    def decides_alone(self, shard_map: ShardMap) -> bool:
+        """Whether this is the one path by which the table's rows follow others."""
+        match shard_map.tables[self.table]:
+            case Follows((path,)):
+                return (path.columns, path.references, path.to) == (self.columns, self.references, self.to)
+            case _:
+                return False
+
 
 def reference_paths(shard_map: ShardMap, catalog: Catalog, tables: frozenset[TableName]) -> tuple[ReferencePath, ...]:
     """Return the references of some tables between moved tables: the declared ones, then those only followed."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from psycopg import sql
 from psycopg.rows import TupleRow
 
 from fixia_shardmig.mapping.shard_map import ShardMap
@@ -33,8 +34,9 @@ from fixia_shardmig.verify.comparison import (
     Row,
     compare_rows,
 )
-from fixia_shardmig.verify.homes import HomeSql, home_sql
+from fixia_shardmig.verify.homes import HomeSql, home_sql, together_sql
 from fixia_shardmig.verify.layouts import check_definitions, chosen_tables, layout_of
+from fixia_shardmig.verify.local import local_sql, local_tables, strays_query
 from fixia_shardmig.verify.objects import compare_objects, compare_sequences
 from fixia_shardmig.verify.queries import Layout, on_shard, rows_query
 from fixia_shardmig.verify.references import (
@@ -164,9 +166,10 @@ class _Comparison:
         form = self._hash_form()
         layouts = [
             layout_of(name, self._shard_map, self._source.catalog, self._shard_catalogs, form)
-            for name in self._largest_first(tables - kept.keys())
+            for name in self._in_order(tables - kept.keys())
         ]
-        scanned = self._scan(layouts, pacing)
+        local = self._local(tables - kept.keys(), pacing)
+        scanned = self._scan(layouts, pacing, local)
         tasks = [partial(self._differences, table) for table in scanned]
         differences = dict(zip((table.layout.table for table in scanned), self._workers.run(tasks), strict=True))
         left = tables - kept.keys() - differences.keys()
@@ -178,7 +181,7 @@ class _Comparison:
             tables=(*(entry for entries in kept.values() for entry in entries), *now),
             differences=tuple(one for _, found in sorted(differences.items()) for one in found.named),
             differences_total=sum(found.total for found in differences.values()),
-            references=() if left else self._references(tables, equal),
+            references=() if left else self._references(tables, equal, local),
             sequences=() if left else self._workers.run([partial(self._sequences, tables)])[0],
             objects=tuple(compare_objects(self._shard_map, self._source.catalog, self._shard_catalogs, tables)),
             seconds=time.monotonic() - started,
@@ -204,30 +207,45 @@ class _Comparison:
             return HashForm.STABLE
         return HashForm.FAST if len(set(natives)) > 1 else HashForm.NATIVE
 
-    def _largest_first(self, tables: frozenset[TableName]) -> list[TableName]:
+    def _in_order(self, tables: frozenset[TableName]) -> list[TableName]:
+        """Return the largest first, so that all workers have something to do until the end."""
         catalog = self._source.catalog
         return sorted(tables, key=lambda name: (-sum(leaf.size_bytes for leaf in catalog.leaves(name)), name))
+
+    def _local(self, tables: frozenset[TableName], pacing: Pacing) -> Mapping[TableName, frozenset[TableName]]:
+        """Return the tables of which the shards can say who is at home; none where what they follow may be left out."""
+        if pacing.until_s is not None:
+            return {}
+        return local_tables(self._shard_map, [self._source.catalog, *self._shard_catalogs.values()], tables)
 
     def _sides_of(self, table: TableName) -> list[Side]:
         """Return every side that has a table, also shards on which none of its rows should be."""
         return [side for side in (self._source, *self._shards.values()) if table in side.catalog.tables]
 
-    def _rows_on(self, side: Side, table: TableName) -> HomeSql:
-        if side.number is None:
-            return home_sql(self._shard_map, side.catalog, table)
-        return on_shard(side.catalog.tables[table], side.number)
+    def _rows_on(self, side: Side, table: TableName, together: bool) -> HomeSql:  # noqa: FBT001  as Scans asks
+        if side.number is not None:
+            if together:
+                return local_sql(self._shard_map, side.catalog, table, side.number)
+            return on_shard(side.catalog.tables[table], side.number)
+        return together_sql(side.catalog, table) if together else home_sql(self._shard_map, side.catalog, table)
+
+    def _strays_on(self, side: Side, table: TableName) -> sql.Composed | None:
+        return None if side.number is None else strays_query(self._shard_map, side.catalog, table)
 
     # --- scans ---
 
-    def _scan(self, layouts: list[Layout], pacing: Pacing) -> list[Scanned]:
+    def _scan(
+        self, layouts: list[Layout], pacing: Pacing, local: Mapping[TableName, frozenset[TableName]]
+    ) -> list[Scanned]:
         scans = Scans(
             self._workers,
             rows_on=self._rows_on,
+            strays_on=self._strays_on,
             pacing=pacing,
             on_progress=self._on_progress,
             on_scanned=self._tell_compared,
         )
-        return scans.run([(layout, self._sides_of(layout.table)) for layout in layouts])
+        return scans.run([(layout, self._sides_of(layout.table)) for layout in layouts], local)
 
     def _tell_compared(self, scanned: Scanned) -> None:
         self._on_compared(tuple(self._table_results(scanned, Differences())))
@@ -263,7 +281,7 @@ class _Comparison:
 
     @contextmanager
     def _reader(self, layout: Layout, side: Side, buckets: list[int]) -> Iterator[_BucketReader]:
-        query = rows_query(layout, self._rows_on(side, layout.table), buckets)
+        query = rows_query(layout, self._rows_on(side, layout.table, together=False), buckets)
         with (
             side.sessions.session(f"reading differing rows of {layout.table}") as connection,
             connection.cursor(name="differing") as cursor,
@@ -297,12 +315,18 @@ class _Comparison:
 
     # --- references ---
 
-    def _references(self, tables: frozenset[TableName], equal: set[TableName]) -> tuple[ReferenceResult, ...]:
+    def _references(
+        self, tables: frozenset[TableName], equal: set[TableName], local: Collection[TableName]
+    ) -> tuple[ReferenceResult, ...]:
         paths = reference_paths(self._shard_map, self._source.catalog, tables)
-        return tuple(self._workers.run([partial(self._reference, path, equal) for path in paths]))
+        return tuple(self._workers.run([partial(self._reference, path, equal, local) for path in paths]))
 
-    def _reference(self, path: ReferencePath, equal: set[TableName]) -> ReferenceResult:
+    def _reference(self, path: ReferencePath, equal: set[TableName], local: Collection[TableName]) -> ReferenceResult:
         implied = path.table in equal and path.references in equal
+        if implied and path.table in local and path.decides_alone(self._shard_map):
+            return ReferenceResult(
+                path.table, path.columns, path.references, path.constraint, 0, 0, implied=True
+            )  # each row stands beside the one that it refers to, on all shards and so on the source
         with self._source.sessions.session(f"counting the references of {path.table}") as connection:
             on_source = count_dangling(connection, self._source.catalog, path)
         sessions = {name: side.sessions for name, side in self._shards.items()}

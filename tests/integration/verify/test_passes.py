@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from fixia_shardmig.model.errors import StoppedError, TemporaryError
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.phase import Phase
 from fixia_shardmig.model.throttle import MEBIBYTE, Control, Verdict
-from fixia_shardmig.postgres.sessions import scalar
+from fixia_shardmig.postgres.sessions import Connection, scalar
 from fixia_shardmig.runner import barrier, copying, live_pace
 from fixia_shardmig.runner.context import Context, load
 from fixia_shardmig.runner.verifying import VerifyOptions, verify_every, verify_now
@@ -25,6 +26,7 @@ from fixia_shardmig.verify.queries import digest_query
 from fixia_shardmig.verify.render import render_text
 from fixia_shardmig.verify.result import VerifyResult
 from fixia_shardmig.verify.scans import Pacing, Progress
+from fixia_shardmig.verify.snapshots import SnapshotSessions
 from tests.fixtures.fix_migrations import Migration
 from tests.integration.verify.conftest import World
 
@@ -151,6 +153,28 @@ def test_pause_and_throttle_reach_a_verify_that_runs(
         "slowed down: paused by an operator; shardmig resume lets it go on",
         "slowed down: limited to 64.0 MiB/s",
     } <= set(said)
+
+
+def test_fewer_scans_at_a_time_than_workers_are_kept_to(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`throttle --jobs` reaches a verify that runs: with one at a time, two of four workers never read at once."""
+    world.everywhere("".join(f"CREATE TABLE z{n} (id int PRIMARY KEY);" for n in range(5)))
+    open_now, most = set[object](), list[int]()
+    session = SnapshotSessions.session
+
+    @contextmanager
+    def counted(self: SnapshotSessions, doing: str) -> Iterator[Connection]:
+        with session(self, doing) as connection:
+            if doing.startswith("reading z"):
+                open_now.add(connection)
+                most.append(len(open_now))
+            yield connection
+            open_now.discard(connection)
+
+    monkeypatch.setattr(SnapshotSessions, "session", counted)
+    monkeypatch.setattr(scans, "POLL_S", 0.001)
+    rules: dict[str, Rule] = {f"z{n}": OnShard("shared") for n in range(5)}
+    assert world.compare(rules, jobs=4, pacing=Pacing(verdict=lambda: Verdict(jobs=1))).equal
+    assert [1] * 20 == most
 
 
 def test_a_transaction_that_keeps_the_slot_is_named_until_a_deadline_and_the_tail_is_not_held(
