@@ -56,12 +56,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--size", choices=SIZES, default="full", help="small: to see that it runs; large: 6 GB, copy without the others"
     )
+    parser.add_argument("--users", type=int, metavar="N", help="of the marketplace, instead of the size's number")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds; the median counts")
     parser.add_argument(
         "--jobs", type=int, default=min(os.cpu_count() or 1, JOBS_MAX), metavar="N", help="of everybody"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the servers there, and take what is kept there")
-    parser.add_argument("--rounds", type=Path, metavar="FILE", help="of copy: add to the rounds of earlier runs")
+    parser.add_argument("--rounds", type=Path, metavar="FILE", help="of copy and verify: add to earlier runs' rounds")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="put each section between its markers in this page")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -99,13 +100,13 @@ def _sections(options: argparse.Namespace) -> Generator[tuple[str, str], None, N
 def _market_sections(
     both: Servers, options: argparse.Namespace, stack: ExitStack
 ) -> Generator[tuple[str, str], None, None]:
-    made = stack.enter_context(market(both, users=USERS[options.size]))
+    made = stack.enter_context(market(both, users=options.users or USERS[options.size]))
     if options.size == LARGE:
         yield COPY_LARGE, copy.measure_alone(made, options.repeat)
     elif "copy" in options.parts:
         yield "copy", copy.measure(made, options.repeat, kept=options.rounds)
     if "verify" in options.parts:
-        yield "verify", verify.measure(made, options.repeat)
+        yield "verify", verify.measure(made, options.repeat, kept=options.rounds)
 
 
 def _page(path: Path | None, names: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks import ours
+from benchmarks.processes import run_apart
 from benchmarks.race import say
 from benchmarks.servers import Servers, row_counts, sizes, vacuum
 from fixia_shardmig.demo.generator import populate
@@ -66,11 +67,52 @@ class Market:
             self.servers.target.drop_database(name)
 
     @contextmanager
+    def made_once(self, name: str, make: Callable[[str], object]) -> Iterator[str]:
+        """Yield a database's URL that `make` has filled; on kept servers it stays, for the next run."""
+        mark = self.servers.folder / f"{name}.made"
+        if not mark.exists():
+            self.servers.target.drop_database(name)
+            make(self.servers.target.create_database(name))
+            mark.touch()
+        try:
+            yield self.servers.target.url(name)
+        finally:
+            if not self.servers.kept:
+                mark.unlink()
+                self.servers.target.drop_database(name)
+
+    @contextmanager
+    def migrated_once(self, prefix: str) -> Iterator[ours.Migration]:
+        """Yield a migration that has copied everything and caught up; on kept servers it stays as it is."""
+        mark = self.servers.folder / f"{prefix}.made"
+        urls = {shard: self.servers.target.url(f"{prefix}_{shard}") for shard in SHARDS}
+        migration = self._migration(urls)
+        if not mark.exists():
+            for shard in SHARDS:
+                self.servers.target.drop_database(f"{prefix}_{shard}")
+                self.servers.target.create_database(f"{prefix}_{shard}")
+            run_apart(ours.migrate, migration, self.servers.jobs)
+            for url in urls.values():
+                vacuum(url)  # else whoever scans first writes the hint bits
+            mark.touch()
+        try:
+            yield migration
+        finally:
+            if not self.servers.kept:
+                mark.unlink()
+                ours.clear(migration)
+                for shard in SHARDS:
+                    self.servers.target.drop_database(f"{prefix}_{shard}")
+
+    def _migration(self, urls: dict[str, str]) -> ours.Migration:
+        variables = {"PRIMARY_DATABASE_URL": self.url} | {SHARDS[shard]: url for shard, url in urls.items()}
+        return ours.Migration(MAPPING, variables, urls)
+
+    @contextmanager
     def migration(self, prefix: str) -> Iterator[ours.Migration]:
         """Make three empty shards for a migration; at the end nothing of it is left on either side."""
         with ours.shard_databases(self.servers, prefix, SHARDS) as urls:
-            variables = {"PRIMARY_DATABASE_URL": self.url} | {SHARDS[shard]: url for shard, url in urls.items()}
-            migration = ours.Migration(MAPPING, variables, urls)
+            migration = self._migration(urls)
             try:
                 yield migration
             finally:

@@ -53,12 +53,13 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Two running clusters and a directory for the contenders' files."""
+    """Two running clusters and a directory for the contenders' files; `kept` if the next run finds them again."""
 
     source: Cluster
     target: Cluster
     folder: Path
     jobs: int
+    kept: bool = False
 
     def calm(self) -> None:
         """Write out what earlier work left behind, so that no contender pays for another."""
@@ -82,7 +83,7 @@ def servers(jobs: int, *, keep: Path | None = None) -> Iterator[Servers]:
         place.chmod(0o755)  # the servers run as another user where we are root
         os.environ[SPOOL_VARIABLE] = str(place)  # also for the processes that are measured
         source, target = (stack.enter_context(_cluster(place / name, jobs)) for name in ("source", "target"))
-        yield Servers(source, target, place, jobs)
+        yield Servers(source, target, place, jobs, kept=keep is not None)
 
 
 def _cluster(place: Path, jobs: int) -> Cluster:

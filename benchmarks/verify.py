@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -20,15 +21,13 @@ from benchmarks.servers import tables, vacuum
 OURS = "shardmig verify, source and three shards"
 
 
-def measure(market: Market, rounds: int) -> str:
-    """Return the section about verify."""
+def measure(market: Market, rounds: int, *, kept: Path | None = None) -> str:
+    """Return the section about verify; `kept` is a file of earlier runs' rounds, which count too."""
     say("verify")
-    with market.migration("verify") as migration, market.database("compare") as clone_url:
-        run_apart(ours.migrate, migration, market.servers.jobs)
-        for url in migration.shard_urls.values():
-            vacuum(url)  # else whoever scans first writes the hint bits
+    with ExitStack() as stack:
+        migration = stack.enter_context(market.migrated_once("verify"))
         market.servers.calm()
-        clones = _Clone(market, clone_url)
+        clones = _Clone(market, stack)
         verified, counted, compared = race(
             [
                 Contender(OURS, lambda _: _ours(market, migration)),
@@ -36,6 +35,7 @@ def measure(market: Market, rounds: int) -> str:
                 Contender("pgcopydb compare data, one target", lambda _: clones.compare()),
             ],
             rounds,
+            kept=kept,
         )
     comparison = Comparison("Both sides", market.rows, "rows", present(verified), (counted, compared))
     return f"{market.text()}\n\n{markdown.comparison(comparison)}"
@@ -71,14 +71,18 @@ def _count_next(work: Iterator[tuple[str, str]]) -> None:
 class _Clone:
     """A database that pgcopydb has cloned, made when it is first compared."""
 
-    def __init__(self, market: Market, url: str) -> None:
+    def __init__(self, market: Market, stack: ExitStack) -> None:
         self._market = market
-        self._url = url
-        self._made = False
+        self._stack = stack
+        self._url = ""
 
     def compare(self) -> Sample:
         pgcopydb.refuse_without_compare()
-        if not self._made:
-            pgcopydb.clone(self._market.url, self._url, servers=self._market.servers)
-            self._made = True
+        if not self._url:
+            self._url = self._stack.enter_context(self._market.made_once("compare", self._clone))
+            self._market.servers.calm()
         return pgcopydb.compare_data(self._market.url, self._url, servers=self._market.servers)
+
+    def _clone(self, url: str) -> None:
+        pgcopydb.clone(self._market.url, url, servers=self._market.servers)
+        vacuum(url)
