@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from datetime import datetime
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import conninfo, sql
@@ -224,6 +225,11 @@ def insert_lsn(connection: Connection) -> LSN:
     `pg_current_wal_lsn` would miss asynchronous commits that are not flushed yet (pitfall 42).
     """
     return LSN.parse(scalar(connection, "SELECT pg_current_wal_insert_lsn()"))
+
+
+def clock(connection: Connection) -> datetime:
+    """Return what time a server says it is."""
+    return cast("datetime", scalar(connection, "SELECT clock_timestamp()"))
 
 
 def is_open(connection: Connection) -> bool:

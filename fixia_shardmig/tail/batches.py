@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -35,6 +36,9 @@ from fixia_shardmig.tail.tables import Keyspace, TailTable, TailTables
 
 FetchMissing = Callable[[TailTable, Key, tuple[str, ...]], dict[str, str | None] | None]
 
+_RETRIED = (UnroutableError, DriftError, psycopg.IntegrityError, psycopg.DataError)
+"""What may come of merging, or of a single transaction: the batch is tried again in order, then one after the other."""
+
 _SHAPE_ERRORS = (errors.UndefinedColumn, errors.UndefinedTable, errors.InvalidTextRepresentation)
 
 
@@ -59,8 +63,13 @@ class Batches:
         self.moved_rows = 0
         self.missed: dict[TableName, int] = {}
         self._failed: ShardSession | None = None
-        self._threads = ThreadPoolExecutor(len(shards), thread_name_prefix="tail-shard")
-        self.locations = Locations(self._find)
+        self._threads = {
+            shard.number: ThreadPoolExecutor(1, thread_name_prefix=f"tail-shard-{shard.number}") for shard in shards
+        }
+        self._lookups = ThreadPoolExecutor(len(shards), thread_name_prefix="tail-lookup")
+        self._routed = 0
+        self._is_refused = False
+        self.locations = Locations(self._find, kept_longest=tables.parents())
         self.router = Router(
             tables,
             shards,
@@ -68,14 +77,16 @@ class Batches:
             fetch_missing=fetch_missing,
             skips=skips,
             definitions=definitions,
-            sending=Sending(self._on_all, lambda shard: shard.start_flush(self._threads)),
+            sending=Sending(self._on_all, self._start_flush),
             overflow=Overflow(self._keep_part, spool),
         )
 
     def close(self) -> None:
         """End the threads; the sessions are their owner's to close."""
         self.router.unsettled.clear()
-        self._threads.shutdown()
+        for thread in self._threads.values():
+            thread.shutdown()
+        self._lookups.shutdown()
 
     @property
     def position(self) -> LSN:
@@ -109,21 +120,48 @@ class Batches:
             return
         try:
             self._apply(batch, end, everything=False)
-        except (UnroutableError, DriftError, psycopg.IntegrityError, psycopg.DataError):
+        except _RETRIED:
             self._rollback()
             if len(batch) < 2:  # noqa: PLR2004  one transaction alone is the culprit
                 raise
             for transaction in batch:
                 self._apply_alone(transaction)
 
+    def begin(self, batch: Sequence[Transaction]) -> None:
+        """Route what there is of a batch that grows, so that shards work on it meanwhile; `apply` is given all of it.
+
+        Raises:
+            TemporaryError: A shard went away; run again.
+        """
+        if self.router.loose or self._is_refused:
+            return
+        self._merge(merging=True)
+        try:
+            with self._explaining():
+                self._route(batch)
+        except _RETRIED:
+            self._rollback()
+            self._merge(merging=False)
+            self._is_refused = True
+
+    def _route(self, batch: Sequence[Transaction]) -> None:
+        """Route what was not routed yet."""
+        if not self._routed:
+            self.router.begin()
+        new, self._routed = batch[self._routed :], len(batch)
+        self.router.route(new)
+
     def _apply_merged(self, batch: Sequence[Transaction], end: LSN) -> bool:
         """Try a batch with changes merged by key; False if it has to go in order, as when two rows swap an e-mail."""
         if self.router.loose:
             return False
+        if self._is_refused:
+            self._is_refused = False
+            return False
         self._merge(merging=True)
         try:
             self._apply(batch, end, everything=False)
-        except (psycopg.IntegrityError, psycopg.DataError, UnroutableError, DriftError):
+        except _RETRIED:
             self._rollback()
             return False
         finally:
@@ -149,9 +187,8 @@ class Batches:
 
     def _apply(self, batch: Sequence[Transaction], end: LSN, *, everything: bool) -> None:
         start = self.position
-        self.router.begin()
-        try:
-            self.router.route(batch)
+        with self._explaining():
+            self._route(batch)
             if self.router.unsettled or everything:
                 moved = settle_everything(self.router) if everything else settle(self.router)
                 self._on_all(ShardSession.flush)
@@ -167,8 +204,7 @@ class Batches:
                 place("tail.before_parts_dropped")
                 self.journal.drop_batch_parts()
                 place("tail.parts_dropped")
-        except psycopg.Error as error:
-            raise self._explained(error) from error
+        self._routed = 0
         self.moved_rows += moved
         self._count_missed()
         self.locations.trim()
@@ -181,7 +217,10 @@ class Batches:
         """
         for shard in self.shards:
             if shard.pending:
-                shard.start_flush(self._threads)
+                self._start_flush(shard)
+
+    def _start_flush(self, shard: ShardSession) -> None:
+        shard.start_flush(self._threads[shard.number])
 
     def _keep_part(self, number: int, content: bytes) -> None:
         place("tail.before_part")
@@ -191,13 +230,11 @@ class Batches:
     def replay(self, batch: Sequence[Transaction], last: Decisions, end: LSN, *, settling: bool = False) -> None:
         """Apply a recorded batch, given its record's last part, to the shards that lack it; decides nothing."""
         behind = [shard for shard in self.shards if (shard.settled if settling else shard.position) != end]
-        try:
+        with self._explaining():
             self._replay_changes(behind, batch, last)
             for shard in behind:
                 shard.flush()
                 shard.commit(end, settled=settling)
-        except psycopg.Error as error:
-            raise self._explained(error) from error
 
     def _replay_changes(self, behind: list[ShardSession], batch: Sequence[Transaction], last: Decisions) -> None:
         found = sum(len(transaction.changes) for transaction in batch)
@@ -250,14 +287,16 @@ class Batches:
         found = [0] * len(keys)
         allowed = self.tables.by_root[self.tables.catalog.tables[space.table].root][0].allowed_mask
         shards = [shard for shard in self.shards if allowed >> shard.number & 1]
-        for shard, places in zip(shards, self._threads.map(lambda s: s.find(space, keys), shards), strict=True):
+        committed = self.router.remembers_all
+        answers = self._lookups.map(lambda shard: shard.find(space, keys, committed=committed), shards)
+        for shard, places in zip(shards, answers, strict=True):
             for wanted in places:
                 found[wanted] |= 1 << shard.number
         return found
 
     def _on_all(self, work: Callable[[ShardSession], None]) -> None:
         """Run something on every shard at once; the first error is raised after all have ended."""
-        futures = [self._threads.submit(work, shard) for shard in self.shards]
+        futures = [self._threads[shard.number].submit(work, shard) for shard in self.shards]
         for shard, failure in zip(self.shards, [future.exception() for future in futures], strict=True):
             if failure is not None:
                 self._failed = shard
@@ -266,6 +305,7 @@ class Batches:
     def _rollback(self) -> None:
         for shard in self.shards:
             shard.rollback()
+        self._routed = 0
         self.router.forget()
 
     def _count_missed(self) -> None:
@@ -273,6 +313,13 @@ class Batches:
             for table, count in counts.items():
                 self.missed[table] = self.missed.get(table, 0) + count
             counts.clear()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._explained(error) from error
 
     def _explained(self, error: psycopg.Error) -> Exception:
         """Leave what `apply` judges itself as it is; name the shard in everything else."""

@@ -6,14 +6,15 @@ tail writes to the shards; what it does not hold is asked of all shards at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable
 from itertools import islice
 
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.tail.tables import Keyspace
 
-ENTRIES_MAX = 200_000
-"""About 50 MB at uuid keys; beyond it the older half is forgotten and asked again when it is needed."""
+ENTRIES_MAX = 300_000
+"""About 75 MB at uuid keys; beyond it the older half is forgotten and asked again when it is needed."""
 
 Find = Callable[[Keyspace, list[Key]], list[int]]
 """(keyspace, keys) -> each key's shard set, from the shards' open transactions."""
@@ -22,9 +23,10 @@ Find = Callable[[Keyspace, list[Key]], list[int]]
 class Locations:
     """Keys and their shard sets, by keyspace."""
 
-    def __init__(self, find: Find) -> None:
-        """Start with nothing known."""
+    def __init__(self, find: Find, kept_longest: Container[Keyspace] = ()) -> None:
+        """Start with nothing known; some keyspaces are worth more than others, and trimmed last."""
         self._find = find
+        self._kept_longest = kept_longest
         self._known: dict[Keyspace, dict[Key, int]] = {}
 
     def within(self, space: Keyspace) -> dict[Key, int]:
@@ -67,7 +69,11 @@ class Locations:
     @property
     def is_full(self) -> bool:
         """Whether more is known than has room."""
-        return sum(map(len, self._known.values())) > ENTRIES_MAX
+        return self._size > ENTRIES_MAX
+
+    @property
+    def _size(self) -> int:
+        return sum(map(len, self._known.values()))
 
     def trim(self, spaces: Container[Keyspace] | None = None) -> None:
         """Keep memory bounded; to be called between batches, or when nothing waits to be sent to a shard.
@@ -75,9 +81,16 @@ class Locations:
         In the middle of a batch only the given keyspaces may be trimmed: those whose entries always say what the shards
         would. Under another key a row may have gone unseen, and that somebody followed it there must not be forgotten.
         """
-        if not self.is_full:
-            return
-        for space, known in self._known.items():
-            if spaces is None or space in spaces:
-                for key in list(islice(known, (len(known) + 1) // 2)):
+        excess = self._size - ENTRIES_MAX // 2 if self.is_full else 0
+        for is_last in (False, True):
+            trimmed = [
+                known
+                for space, known in self._known.items()
+                if (spaces is None or space in spaces) and (space in self._kept_longest) is is_last
+            ]
+            size = sum(map(len, trimmed))
+            share = min(1.0, excess / size) if size else 0.0
+            for known in trimmed:
+                for key in list(islice(known, math.ceil(len(known) * share))):
                     del known[key]
+            excess = max(0, excess - size)

@@ -38,14 +38,14 @@ WINDOW_BYTES = 4 * 1024 * 1024
 FLUSH_OPERATIONS = 3_000
 """Operations on a shard from which on they are sent between two windows, while the next one is routed."""
 
-FLUSH_BYTES = 8 * 1024 * 1024
-"""Of changes that wait on all shards before all of them send, as their messages came. Decoded, small values take six
-times as much, and once more while they are sent."""
+FLUSH_BYTES = 4 * 1024 * 1024
+"""Of changes that wait on all shards before all of them send, as their messages came; twice as much may be on its way.
+Decoded, small values take six times as much, and once more while they are sent."""
 
 PLAIN_WINDOW_CHANGES = 20_000
 PLAIN_WINDOW_BYTES = 8 * 1024 * 1024
-PLAIN_FLUSH_OPERATIONS = 15_000
-PLAIN_FLUSH_BYTES = 16 * 1024 * 1024
+PLAIN_FLUSH_OPERATIONS = 5_000
+PLAIN_FLUSH_BYTES = 8 * 1024 * 1024
 """The same where plain changes go the compiled way: they hold nothing but the bytes that came, and the more are sent at
 once, the less each of them costs. What goes the general way among them counts twice."""
 
@@ -106,12 +106,18 @@ class Router:
         self._parent_columns: dict[int, tuple[Column, ...]] = {}
         self._evaluated: dict[tuple[int, str], str | None] = {}
         self._pending: PendingInserts | None = None
+        self._unsent_bytes = 0
+        self.remembers_all = True
+        """Whether `locations` has every key that this batch has put somewhere or taken away, so that the shards' last
+        commit tells the rest."""
 
     def begin(self) -> None:
         """Start a batch."""
         self.decisions = Decisions()
         self.unsettled.clear()
         self.missed = {}
+        self._unsent_bytes = 0
+        self.remembers_all = True
 
     def forget(self) -> None:
         """Forget what was learnt in a batch that is rolled back."""
@@ -120,7 +126,10 @@ class Router:
         self.begin()
 
     def route(self, transactions: Sequence[Transaction]) -> None:
-        """Route whole transactions. Raises UnroutableError or DriftError; the caller then rolls back."""
+        """Route whole transactions of the batch, in one call or several.
+
+        Raises UnroutableError or DriftError; the caller then rolls back.
+        """
         if (
             kernel.IS_COMPILED
             and all(shard.merging for shard in self.shards)
@@ -129,13 +138,12 @@ class Router:
         ):
             self._route_plain(transactions)
             return
-        unsent_bytes = 0
+        self.remembers_all = False
         for window, size_bytes in windows(transactions, WINDOW_CHANGES, WINDOW_BYTES):
             if self.locations.is_full:
                 self.relieve()
-                unsent_bytes = 0
             self._look_up([change for _, change in window])
-            unsent_bytes = self._send(unsent_bytes, FLUSH_OPERATIONS, FLUSH_BYTES) + size_bytes
+            self._send(size_bytes, FLUSH_OPERATIONS, FLUSH_BYTES)
             for transaction, change in window:
                 self.route_general(transaction, change)
             self._evaluated.clear()
@@ -146,34 +154,33 @@ class Router:
         """Route as `route` does, plain changes the compiled way."""
         windows = kernel.compiled.Windows(self, transactions, PLAIN_WINDOW_CHANGES, PLAIN_WINDOW_BYTES)
         decider = kernel.compiled.Plain(self)
-        unsent_bytes = 0
         while (window := windows.next()) is not None:
             changes, size_bytes, wanted, general = window
             for space, keys in wanted:
                 self.locations.fetch(space, keys)
             self._look_up(general)
-            unsent_bytes = self._send(unsent_bytes, PLAIN_FLUSH_OPERATIONS, PLAIN_FLUSH_BYTES) + size_bytes
+            self._send(size_bytes, PLAIN_FLUSH_OPERATIONS, PLAIN_FLUSH_BYTES)
             decider.route(changes)
             self._evaluated.clear()
             self.keep_decisions()
             if self.locations.is_full:  # before the next window is read, which looks at what is known
                 self.relieve()
-                unsent_bytes = 0
         self._pending = None
 
     def route_general(self, transaction: Transaction, change: Change) -> None:
         """Route one change of a transaction, whatever it is."""
+        self.remembers_all = False
         if self._pending is None or self._pending.transaction is not transaction:
             self._pending = PendingInserts(self, transaction)
         self._route(change, transaction.xid)
 
-    def _send(self, unsent_bytes: int, operations_max: int, bytes_max: int) -> int:
-        """Have shards send what waits, if it is much, while the next window is routed; returns the bytes unsent."""
-        are_all = unsent_bytes >= bytes_max
+    def _send(self, coming_bytes: int, operations_max: int, bytes_max: int) -> None:
+        """Have shards send what waits, if it is much, while the next window of so many bytes is routed."""
+        are_all = self._unsent_bytes >= bytes_max
         for shard in self.shards:
             if shard.pending >= operations_max or (are_all and shard.pending):
                 self._sending.start(shard)
-        return 0 if are_all else unsent_bytes
+        self._unsent_bytes = coming_bytes if are_all else self._unsent_bytes + coming_bytes
 
     def flush(self) -> None:
         """Send what waits on every shard, to all at once."""
@@ -182,6 +189,8 @@ class Router:
     def relieve(self) -> None:
         """Send what waits, after which where rows are can be asked of the shards again, and need not be remembered."""
         self.flush()
+        self._unsent_bytes = 0
+        self.remembers_all = False
         self.locations.trim(self._identities)
 
     def keep_decisions(self) -> None:

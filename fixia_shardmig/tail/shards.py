@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import Cursor, sql
+from psycopg import Cursor, errors, sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from fixia_shardmig.journal.journal import position, set_position
-from fixia_shardmig.model.catalog import Catalog, Table
+from fixia_shardmig.model.catalog import Catalog, Column, Table
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.model.places import place
@@ -39,6 +40,12 @@ MERGED_MIN = 1_000
 
 MERGED_TABLE_MIN = 100
 
+SENDINGS_MAX = 2
+"""Portions on their way to a shard, one behind the other, before whoever routes more waits for the first of them."""
+
+ASIDE_LOCK_MS = 200
+"""How long the session for looking up waits for a lock before the one with the open transaction is asked."""
+
 SETTLED_STREAM = "forward settled"
 """Under this name a shard keeps where all rows were last brought home: that moves no position by which to tell."""
 
@@ -59,7 +66,7 @@ class ShardSession:
         self.missed: dict[TableName, int] = {}
         self.pending = 0
         self._waiting: Waiting = {}
-        self._sending: Future[None] | None = None
+        self._sending: deque[Future[None]] = deque()
         self._statements: dict[tuple[TableName, str, tuple[str, ...]], bytes] = {}
         self._connection = connect(url, f"tail {name}", autocommit=True)
         self._connection.execute(
@@ -71,9 +78,22 @@ class ShardSession:
         self._connection.prepared_max = PREPARED_MAX
         self.merging = False
         self._bulk = Bulk(self._connection)
+        self._aside: Connection | None = None
         self.position = position(self._connection)
         self.settled = position(self._connection, SETTLED_STREAM)
         self._connection.autocommit = False
+
+    @property
+    def aside(self) -> Connection:
+        """Return a second session, which sees what is committed while the first one is busy."""
+        if self._aside is None:
+            self._aside = connect(self.url, f"tail {self.name} lookup")
+            self._aside.execute(
+                "SELECT set_config('search_path', %s, false), set_config('lock_timeout', %s, false),"
+                " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
+                (extension_path(self.catalog), f"{ASIDE_LOCK_MS}ms"),
+            )
+        return self._aside
 
     @property
     def connection(self) -> Connection:
@@ -95,14 +115,17 @@ class ShardSession:
 
     @property
     def has_failed(self) -> bool:
-        """Whether this shard's session is lost, or its open transaction has met an error."""
+        """Whether a session of this shard is lost, or its open transaction has met an error."""
         status = self._connection.info.transaction_status
-        return self._connection.broken or status is TransactionStatus.INERROR
+        lost = self._connection.broken or (self._aside is not None and self._aside.broken)
+        return lost or status is TransactionStatus.INERROR
 
     def close(self) -> None:
         """Close the session; an open transaction is rolled back by the server."""
         with suppress(psycopg.Error):
             self.finish()
+        if self._aside is not None:
+            self._aside.close()
         self._connection.close()
 
     def add(self, leaf: TableName, operation: Operation) -> None:
@@ -126,16 +149,18 @@ class ShardSession:
         if self.pending:
             self._send_all(self._take())
 
-    def start_flush(self, threads: Executor) -> None:
-        """Send what waits in another thread; whoever needs the session next waits for that, and gets its error."""
-        self.finish()
-        self._sending = threads.submit(self._send_all, self._take())
+    def start_flush(self, thread: Executor) -> None:
+        """Send what waits in this shard's thread; whoever needs the session next waits for that, and gets its error."""
+        while len(self._sending) >= SENDINGS_MAX:
+            self._sending.popleft().result()
+        self._sending.append(thread.submit(self._send_all, self._take()))
 
     def finish(self) -> None:
-        """Wait for what is being sent. Raises what it failed with."""
-        sending, self._sending = self._sending, None
-        if sending is not None:
-            sending.result()
+        """Wait for what is being sent. Raises what failed first: the rest met a transaction that was over."""
+        sending, self._sending = self._sending, deque()
+        failures = [failure for one in sending if (failure := one.exception()) is not None]
+        if failures:
+            raise failures[0]
 
     def _take(self) -> Waiting:
         waiting, self._waiting, self.pending = self._waiting, {}, 0
@@ -234,19 +259,31 @@ class ShardSession:
                 parent = self.catalog.tables[parent].partition_of
         return sorted(parent for parent, its in above.items() if its <= leaves)
 
-    def find(self, space: Keyspace, keys: Sequence[Key]) -> set[int]:
-        """Return which of the keys (by their place) this shard has, as of the open transaction."""
+    def find(self, space: Keyspace, keys: Sequence[Key], *, committed: bool = False) -> set[int]:
+        """Return which of the keys (by their place) this shard has, as of the open transaction.
+
+        With `committed`, as of the last batch, which does not wait for what is being sent. Whoever waits there for a
+        lock may wait for somebody who waits for our open transaction, and no server sees that: so it waits shortly.
+        """
         if space.table not in self.catalog.tables:
             return set()
         table = self.catalog.tables[space.table]
         columns = tuple(column for name in space.columns if (column := table.column(name)))
-        if set(space.columns) != set(table.identity_columns):
+        has_index = set(space.columns) == set(table.identity_columns)
+        if committed and has_index:
+            with suppress(errors.LockNotAvailable):
+                return self._find_on(self.aside, table, columns, keys)
+        if not has_index:
             self.plan_freely()
+        return self._find_on(self.connection, table, columns, keys)
+
+    @staticmethod
+    def _find_on(connection: Connection, table: Table, columns: tuple[Column, ...], keys: Sequence[Key]) -> set[int]:
         source = quoted(table.name.schema, table.name.name) if table.kind == "p" else statements.target(table)
         query = sql.SQL("SELECT u.n FROM {} WHERE EXISTS (SELECT FROM {} AS t WHERE {})").format(
             statements.wanted_keys(columns), source, statements.matches_wanted("t", columns)
         )
-        rows = self.connection.execute(query, kernel.arrays(keys, len(columns)), prepare=False).fetchall()
+        rows = connection.execute(query, kernel.arrays(keys, len(columns)), prepare=False).fetchall()
         return {row[0] - 1 for row in rows}
 
     def commit(self, lsn: LSN, *, settled: bool = False) -> None:

@@ -99,6 +99,10 @@ class TailTables:
                 self.by_leaf[leaf.name] = table = self._tail_table(leaf)
                 self.by_root.setdefault(root, []).append(table)
 
+    def parents(self) -> frozenset[Keyspace]:
+        """Return by what rows are followed: asked for again and again, by every row that comes to follow."""
+        return frozenset(Keyspace(root, follower.path.to) for root, its in self.followers.items() for follower in its)
+
     def of(self, relation: Relation) -> TailTable:
         """Return the table of a Relation message, which is mapped by name since OIDs are the source's (pitfall 35)."""
         name = TableName(relation.schema, relation.name)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
@@ -32,7 +32,7 @@ from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
 from fixia_shardmig.postgres.retry import as_shardmig_error
-from fixia_shardmig.postgres.sessions import connect, insert_lsn
+from fixia_shardmig.postgres.sessions import clock, connect, insert_lsn
 from fixia_shardmig.postgres.slots import emit_marker
 from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, TransactionReader
 from fixia_shardmig.postgres.visibility import is_visible
@@ -50,9 +50,18 @@ MARKER_PREFIX = "shardmig"
 SETTLED = "settled_lsn"
 """The evidence that every row was brought home after the last snapshot epoch."""
 
-BATCH_CHANGES = 50_000
-BATCH_BYTES = 24 * 1024 * 1024
+BATCH_CHANGES = 60_000
+BATCH_BYTES = 32 * 1024 * 1024
 """Of memory held. With what waits to be taken, what is taken, and what is open, four times this is held at most."""
+
+AHEAD_CHANGES = 20_000
+"""Of a batch that grows, from which on what there is of it is routed, so that shards have work."""
+
+BEHIND = timedelta(seconds=2)
+GROW_S = 2.0
+GROW_WAIT_S = 0.1
+"""We are behind when so much time lies between a commit on the source and now. Then a batch may grow for the second of
+these times, and it ends when nothing came for the third. In time, it ends whenever nothing more has come."""
 
 QUEUE_BYTES = 24 * 1024 * 1024
 """How much may wait while the tail is held at a barrier; beyond it the source's socket is left to fill."""
@@ -78,9 +87,11 @@ def _rare_collections() -> Iterator[None]:
     """Have the garbage collector look for cycles only when it is told to."""
     was_enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()  # what was there before is not looked at again
     try:
         yield
     finally:
+        gc.unfreeze()
         if was_enabled:
             gc.enable()
 
@@ -137,7 +148,9 @@ class Tail:
         self._queue: deque[Item] = deque()
         self._queue_bytes = 0
         self._batch: list[Transaction] = []
-        self._batch_changes = self._batch_bytes = 0
+        self._batch_changes = self._batch_bytes = self._unrouted_changes = 0
+        self._batch_since_s = 0.0
+        self._source_ahead = timedelta()
         self._limit: LSN | None = None
         self._drift: LSN | None = None
         self._barrier: int | None = None
@@ -287,6 +300,9 @@ class Tail:
             return
         waiting = bool(self._queue or self._batch)
         items = self._receiver.take(0.0 if waiting and self._barrier is None and not self._slowed() else wait_s)
+        if not items and self._may_grow():
+            self._begin_batch()
+            items = self._receiver.take(GROW_WAIT_S)
         for item in items:
             if isinstance(item, Idle) and self._queue and isinstance(self._queue[-1], Idle):
                 self._queue.pop()  # the later one says more; a pause may be long
@@ -295,6 +311,15 @@ class Tail:
                 self._queue_bytes += item.held_bytes
         if not items and self._batch:
             self._apply_batch()
+
+    def _may_grow(self) -> bool:
+        """Whether the batch may wait for more: we are behind anyway, and a larger one costs less a change."""
+        if not self._batch or self._barrier is not None or self._hurry:
+            return False
+        if time.monotonic() - self._batch_since_s > GROW_S:
+            return False
+        now = datetime.now(UTC) + self._source_ahead
+        return now - self._batch[-1].commit_time > BEHIND
 
     def _slowed(self) -> bool:
         """Whether nothing may be taken now: an operator, a signal or the rate says so, and nobody waits for us."""
@@ -331,20 +356,31 @@ class Tail:
         self._tell_state("")
 
     def _take(self, transaction: Transaction) -> None:
-        if transaction.commit_lsn < self.batches.position:
+        if transaction.commit_lsn < self.totals.applied_lsn:
             transaction.close()
             return
+        if not self._batch:
+            self._batch_since_s = time.monotonic()
         self._batch.append(transaction)
-        self._batch_changes += len(transaction.changes)
+        changes = len(transaction.changes)
+        self._batch_changes += changes
         self._batch_bytes += transaction.held_bytes
+        self._unrouted_changes += changes
         if self._batch_changes >= BATCH_CHANGES or self._batch_bytes >= BATCH_BYTES:
             self._apply_batch()
+        elif self._unrouted_changes >= AHEAD_CHANGES:
+            self._begin_batch()
+
+    def _begin_batch(self) -> None:
+        """Have the shards work on what there is of a batch while it grows."""
+        self.batches.begin(self._batch)
+        self._unrouted_changes = 0
 
     def _apply_batch(self) -> None:
         if not self._batch:
             return
         batch, self._batch = self._batch, []
-        changes, self._batch_changes, self._batch_bytes = self._batch_changes, 0, 0
+        changes, self._batch_changes, self._batch_bytes, self._unrouted_changes = self._batch_changes, 0, 0, 0
         self.batches.apply(batch, batch[-1].end_lsn)
         self.totals.transactions += len(batch)
         self.totals.changes += changes
@@ -439,6 +475,7 @@ class Tail:
             gc.collect()
         if self._pulse.due("heartbeat", HEARTBEAT_S):
             emit_marker(self._source, MARKER_PREFIX, b"heartbeat")
+            self._source_ahead = clock(self._source) - datetime.now(UTC)
         if self._drift is None and self._pulse.due("drift", DRIFT_S):
             self._look_for_drift()
         if not self._pulse.due("control", HELD_WAIT_S if self._barrier is not None else CONTROL_S):

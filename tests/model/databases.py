@@ -1,4 +1,4 @@
-"""A database in memory that runs the tail's own SQL: SQLite behind the few calls that a session on a shard makes.
+"""A database on a file in memory that runs the tail's own SQL: SQLite behind the few calls that a session makes.
 
 The statements are the product's; they are translated from PostgreSQL's dialect into SQLite's by a short list of
 rewrites, and what no rewrite knows is a syntax error there, never a wrong answer. Transactions, keys and row counts are
@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -21,6 +24,7 @@ from psycopg import errors, sql
 from psycopg.pq import TransactionStatus
 
 from fixia_shardmig.model.catalog import Catalog
+from tests.fixtures.fix_clusters import MEMORY
 
 Query = str | bytes | sql.Composable
 Row = tuple[Any, ...]
@@ -80,10 +84,11 @@ class Database:
 
     def __init__(self, catalog: Catalog) -> None:
         """Create the tables."""
-        self.connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        self.connection.create_function("to_regclass", 1, str)
-        self.connection.create_function("clock_timestamp", 0, lambda: "now")
+        path = Path(_folder().name) / f"{next(_numbers)}.db"
+        self.connection = _open(path)
         self.connection.executescript(_ddl(catalog))
+        self.committed = SimpleNamespace(connection=_open(path))
+        """What a second session sees while the first one has a transaction open."""
         self._tables = [table.name.name for table in catalog.tables.values()]
 
     def rows(self, table: str) -> list[Row]:
@@ -104,6 +109,24 @@ class Database:
         for table in (*self._tables, "shardmig_position"):
             self.connection.execute(f'DELETE FROM "{table}"')
         _free.append(self)
+
+
+_numbers = count()
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a directory of this process, in memory: only a file has a second session beside an open transaction."""
+    return tempfile.TemporaryDirectory(prefix="shardmig-model-", dir=MEMORY if MEMORY.is_dir() else None)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.create_function("to_regclass", 1, str)
+    connection.create_function("clock_timestamp", 0, lambda: "now")
+    return connection
 
 
 _free: list[Database] = []
