@@ -1,10 +1,13 @@
-"""Writes the tail's work: a seeded service of five tables, and a backlog of small transactions, the same every time.
+"""Writes the tail's work: seeded rows in five tables, and a backlog of small transactions, the same every time.
 
-The rows are made on the server (backlog.sql), by several sessions at once, so that writing takes seconds.
+The tables are five of the marketplace's, with all their columns and indexes, among its others; or those of a small
+service of narrow rows with few indexes. The rows are made on the server, by several sessions at once.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,36 +15,75 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from benchmarks import market
 from benchmarks.servers import vacuum
+from fixia_shardmig.demo.generator import create_schema
 from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.postgres.sessions import insert_lsn
 
-SQL_FILE = Path(__file__).with_suffix(".sql")
-TABLES = ("users", "services", "projects", "proposals", "events")
 WORKERS = 4
 """Fixed, since the rows follow from it."""
 
 LAST_EVENT = "the last one"
 
-MAPPING = """
+_NARROW_MAPPING = """
 version: 1
-name: {name}
-source: {{url: "${{SOURCE_URL}}"}}
+name: narrow
+source: {url: "${SOURCE_URL}"}
 shards:
-  professionals: {{url: "${{PROFESSIONALS_URL}}"}}
-  clients: {{url: "${{CLIENTS_URL}}"}}
-  shared: {{url: "${{SHARED_URL}}", journal: true}}
+  professionals: {url: "${PROFESSIONALS_URL}"}
+  clients: {url: "${CLIENTS_URL}"}
+  shared: {url: "${SHARED_URL}", journal: true}
 tables:
   users:
     split_by: user_type
-    homes: {{professional: professionals, client: clients, admin: shared}}
-  services: {{follows: professional_id}}
-  projects: {{follows: client_id}}
-  proposals: {{follows: project_id}}
-  events: {{follows: user_id}}
+    homes: {professional: professionals, client: clients, admin: shared}
+  services: {follows: professional_id}
+  projects: {follows: client_id}
+  proposals: {follows: project_id}
+  events: {follows: user_id}
 """
-SHARDS = {"professionals": "PROFESSIONALS_URL", "clients": "CLIENTS_URL", "shared": "SHARED_URL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Who writes the backlog.
+
+    Attributes:
+        procedures: The file that makes `bench.seed`, `bench.write` and `bench.insert_last`; the tables too, if they are
+            not the marketplace's.
+        tables: The five tables; the last one gets the row that shows the backlog's end.
+        mapping: A mapping's text, whose name is to be replaced.
+        source: The mapping's variable for the source's URL.
+        shards: Its variable for each shard's.
+    """
+
+    procedures: Path
+    tables: tuple[str, ...]
+    mapping: str
+    source: str
+    shards: Mapping[str, str]
+
+    def mapping_of(self, name: str) -> str:
+        """Return the mapping under a name of its own."""
+        return re.sub(r"^name: \S+", f"name: {name}", self.mapping, flags=re.MULTILINE)
+
+
+NARROW = Service(
+    Path(__file__).with_suffix(".sql"),
+    ("users", "services", "projects", "proposals", "events"),
+    _NARROW_MAPPING,
+    "SOURCE_URL",
+    {"professionals": "PROFESSIONALS_URL", "clients": "CLIENTS_URL", "shared": "SHARED_URL"},
+)
+MARKET = Service(
+    Path(__file__).with_name("backlog_market.sql"),
+    ("users", "services", "projects", "proposals", "user_activity"),
+    market.MAPPING.read_text("utf-8"),
+    "PRIMARY_DATABASE_URL",
+    market.SHARDS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +101,25 @@ class Written:
     end: LSN
 
 
-def seed(url: str, *, users: int, workers: int = WORKERS) -> None:
+def seed(url: str, service: Service, *, users: int, workers: int = WORKERS) -> None:
     """Make tables and procedures in an empty database, and users with a row each in the other tables.
 
     So many users are shared out among `WORKERS`; more workers than these have as many each.
     """
+    if service is MARKET:
+        create_schema(url)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(SQL_FILE.read_bytes())
-        for worker in range(workers):
-            connection.execute("CALL bench.seed(%s, %s)", (worker, users // WORKERS))
+        connection.execute(service.procedures.read_bytes())
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(_seed_as, url, worker, users // WORKERS) for worker in range(workers)]:
+            done.result()
     vacuum(url)
+
+
+def _seed_as(url: str, worker: int, users: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = off")
+        connection.execute("CALL bench.seed(%s, %s)", (worker, users))
 
 
 def write(url: str, *, users: int, changes: int, moves: bool) -> Written:
@@ -80,9 +131,7 @@ def write(url: str, *, users: int, changes: int, moves: bool) -> Written:
     vacuum(url)
     with psycopg.connect(url, autocommit=True) as connection:
         before = insert_lsn(connection)
-        connection.execute(
-            "INSERT INTO events SELECT %s, min(id), 'last', '{}', '2030-01-01Z' FROM users", (LAST_EVENT,)
-        )
+        connection.execute("CALL bench.insert_last(%s)", (LAST_EVENT,))
         return Written(changes + 1, before, insert_lsn(connection))
 
 
@@ -97,12 +146,12 @@ def write_as(
         )
 
 
-def digests(*urls: str) -> dict[str, tuple[int, int]]:
+def digests(service: Service, *urls: str) -> dict[str, tuple[int, int]]:
     """Return, by table, how many rows several databases have together, and the sum of their rows' hashes."""
-    found: dict[str, tuple[int, int]] = dict.fromkeys(TABLES, (0, 0))
+    found: dict[str, tuple[int, int]] = dict.fromkeys(service.tables, (0, 0))
     for url in urls:
         with psycopg.connect(url) as connection:
-            for table in TABLES:
+            for table in service.tables:
                 rows, hashes = _digest(connection, table)
                 found[table] = (found[table][0] + rows, found[table][1] + hashes)
     return found
@@ -114,9 +163,9 @@ def _digest(connection: psycopg.Connection, table: str) -> tuple[int, int]:
     return (row[0], int(row[1])) if row else (0, 0)
 
 
-def check(who: str, expected: dict[str, tuple[int, int]], *target_urls: str) -> None:
+def check(who: str, expected: dict[str, tuple[int, int]], service: Service, *target_urls: str) -> None:
     """Refuse a result that is not the source's."""
-    found = digests(*target_urls)
+    found = digests(service, *target_urls)
     wrong = [
         f"{table}: {found[table][0]} of {rows[0]} rows" for table, rows in expected.items() if found[table] != rows
     ]

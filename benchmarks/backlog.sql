@@ -94,6 +94,10 @@ CREATE PROCEDURE bench.insert_event(worker int, n bigint, owner bigint) LANGUAGE
         bench.key('e', worker, n), bench.key('u', worker, owner), 'kind ' || n % 9, bench.document(n), bench.moment(n));
 END;
 
+CREATE PROCEDURE bench.insert_last(its_id text) LANGUAGE sql BEGIN ATOMIC
+    INSERT INTO events SELECT its_id, min(u.id), 'last', '{}', '2030-01-01Z' FROM users AS u;
+END;
+
 -- What is there before the slots are made: so many users a worker, and as many rows in each other table.
 CREATE PROCEDURE bench.seed(worker int, users bigint) LANGUAGE plpgsql AS $$
 BEGIN

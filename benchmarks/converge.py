@@ -19,7 +19,7 @@ from statistics import median, quantiles
 import psycopg
 
 from benchmarks import backlog, markdown, ours, tail
-from benchmarks.backlog import WORKERS
+from benchmarks.backlog import NARROW, WORKERS
 from benchmarks.lag import SAMPLE_S, Lag, applied_everywhere
 from benchmarks.processes import END_S, run_apart
 from benchmarks.race import say
@@ -46,7 +46,7 @@ def measure(servers: Servers, size: str) -> str:
         stack.callback(servers.source.drop_database, NAME)
         source_url = servers.source.create_database(NAME)
         users = tail.USERS[size]
-        backlog.seed(source_url, users=users, workers=3 * WORKERS)
+        backlog.seed(source_url, NARROW, users=users, workers=3 * WORKERS)
         migration = tail.waiting_migration(servers, source_url, NAME, stack)
         rate = _rate(servers, migration, source_url, users=users, changes=MEASURED[size])
         say(f"  applies {rate:,.0f} changes/s of a backlog")
@@ -93,7 +93,7 @@ def _race_to_the_end(pool: ThreadPoolExecutor, migration: ours.Migration, source
                 raise ShardmigError(f"not there {SETTLE_S_MAX:.0f} s after the last write", hint="shardmig status")
             time.sleep(SAMPLE_S)
         after_s = time.monotonic() - began - wrote_s
-    backlog.check("the tail", backlog.digests(source_url), *migration.shard_urls.values())
+    backlog.check("the tail", backlog.digests(NARROW, source_url), NARROW, *migration.shard_urls.values())
     return _table(lag, plan, written_per_s=changes / wrote_s, behind_bytes=behind_bytes, after_s=after_s)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks import backlog, markdown, ours
+from benchmarks.backlog import NARROW
 from benchmarks.processes import libpq_environment
 from benchmarks.race import say
 from benchmarks.servers import Servers, program
@@ -96,7 +97,7 @@ def measure(servers: Servers, rounds: int, size: str) -> str:
     with ExitStack() as stack:
         stack.callback(servers.source.drop_database, "seeded")
         seeded = servers.source.create_database("seeded")
-        backlog.seed(seeded, users=USERS[size])
+        backlog.seed(seeded, NARROW, users=USERS[size])
         for cluster in (servers.source, servers.target):
             _make_role(cluster.url())
         for number in range(rounds * ROUNDS[size]):

@@ -51,9 +51,9 @@ def disable(target_url: str, name: str) -> None:
         _wait(lambda: _value(connection, query, name) == 0, f"the worker of {name} to end")
 
 
-def catch_up(target_url: str, name: str, *, last_event: str) -> float:
-    """Enable a subscription and return the seconds until the row with this id is in `events`."""
-    query: LiteralString = "SELECT count(*) FROM events WHERE id = %s"
+def catch_up(target_url: str, name: str, *, table: str, last_event: str) -> float:
+    """Enable a subscription and return the seconds until the row with this id is in a table."""
+    query = sql.SQL("SELECT count(*) FROM {} WHERE id = %s").format(sql.Identifier(table))
     with psycopg.connect(target_url, autocommit=True) as connection:
         if _value(connection, query, last_event) != 0:
             raise ShardmigError(f"{name} applied the backlog before it was measured", hint="was it disabled?")
@@ -69,7 +69,7 @@ def unsubscribe(target_url: str, name: str) -> None:
         connection.execute(sql.SQL("DROP SUBSCRIPTION IF EXISTS {}").format(sql.Identifier(name)))
 
 
-def _value(connection: psycopg.Connection, query: LiteralString, *parameters: str) -> object:
+def _value(connection: psycopg.Connection, query: LiteralString | sql.Composed, *parameters: str) -> object:
     found = connection.execute(query, parameters).fetchone()
     return found[0] if found else None
 

@@ -1,5 +1,7 @@
 """Tail: a backlog that waits in a slot, applied to three shards, beside native subscriptions to one database.
 
+Five of the marketplace's tables, with users who move and without; and a small service of narrow rows, by itself.
+
 Each contender has a slot (or a subscription) of its own for each round, all made before the backlog is written, so all
 apply the very same changes. The rows are compared with the source's after each measurement.
 """
@@ -12,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from benchmarks import backlog, markdown, native, ours
-from benchmarks.backlog import Written
+from benchmarks.backlog import MARKET, NARROW, Service, Written
 from benchmarks.figures import Comparison, Sample
 from benchmarks.processes import libpq_environment, run_apart, run_program
 from benchmarks.race import Contender, present, race, say
@@ -20,7 +22,8 @@ from benchmarks.servers import Servers, copy_schema, program
 from fixia_shardmig.model.errors import ShardmigError
 
 CHANGES = {"small": 30_000, "full": 600_000}
-USERS = {"small": 1_000, "full": 20_000}
+USERS = {"small": 1_000, "full": 60_000}
+NARROW_USERS = {"small": 1_000, "full": 20_000}
 
 OURS = "shardmig tail, three shards"
 OFF, ON = "off", "on"
@@ -32,11 +35,23 @@ DECODE, RECEIVE = "decode", "receive"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is written, and whether users change their home."""
+    """How much is written to which tables, and whether users change their home."""
 
+    service: Service
     users: int
     changes: int
-    moves: bool
+    moves: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all contenders take part; elsewhere one of them is enough to compare with."""
+        return self.service is MARKET and not self.moves
+
+    @property
+    def title(self) -> str:
+        """Return a headline."""
+        what = "the marketplace's tables" if self.service is MARKET else "a service of narrow rows"
+        return f"{self.changes:,} row changes, {what}, {'1 % of them move a user' if self.moves else 'nobody moves'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +71,31 @@ class Round:
 def measure(servers: Servers, rounds: int, size: str) -> str:
     """Return the section about tail."""
     say("tail")
-    return "\n".join(_measure(servers, rounds, Size(USERS[size], CHANGES[size], moves)) for moves in (False, True))
+    sizes = (
+        Size(MARKET, USERS[size], CHANGES[size]),
+        Size(MARKET, USERS[size], CHANGES[size], moves=True),
+        Size(NARROW, NARROW_USERS[size], CHANGES[size]),
+    )
+    return "\n".join(_measure(servers, rounds, one) for one in sizes)
 
 
 def _measure(servers: Servers, rounds: int, size: Size) -> str:
-    title = f"{size.changes:,} row changes, {'1 % of them move a user' if size.moves else 'nobody moves'}"
-    say(f"  {title}")
+    say(f"  {size.title}")
     with _waiting(servers, rounds, size) as (source_url, ready):
         written = backlog.write(source_url, users=size.users, changes=size.changes, moves=size.moves)
-        work = _Work(servers, source_url, ready, written)
+        work = _Work(servers, size.service, source_url, ready=ready, written=written)
         applied, *others = race(_contenders(work, size), rounds)
-    table = markdown.comparison(Comparison(title, written.changes, "changes", present(applied), tuple(others)))
+    table = markdown.comparison(Comparison(size.title, written.changes, "changes", present(applied), tuple(others)))
     return f"{table}\n{work.moved_rows:,} rows changed their shard with their users.\n" if size.moves else table
 
 
 def _contenders(work: _Work, size: Size) -> list[Contender]:
-    """Return who takes part; moves are nothing to those who route nothing, so one of them is enough there."""
+    """Return who takes part."""
     always = [
         Contender(OURS, work.follow),
         Contender("subscription, one target, synchronous_commit off", lambda n: work.subscription(n, OFF)),
     ]
-    if size.moves:
+    if not size.is_whole:
         return always
     return [
         *always,
@@ -89,11 +108,11 @@ def _contenders(work: _Work, size: Size) -> list[Contender]:
 @contextmanager
 def _waiting(servers: Servers, rounds: int, size: Size) -> Iterator[tuple[str, list[Round]]]:
     """Seed a source and let everybody copy it; at the end nothing of it is left on either side."""
-    name = "moving" if size.moves else "staying"
+    name = f"{'market' if size.service is MARKET else 'narrow'}_{'moving' if size.moves else 'staying'}"
     with ExitStack() as stack:
         stack.callback(servers.source.drop_database, name)
         source_url = servers.source.create_database(name)
-        backlog.seed(source_url, users=size.users)
+        backlog.seed(source_url, size.service, users=size.users)
         stack.enter_context(native.publication(source_url))
         yield (
             source_url,
@@ -102,22 +121,22 @@ def _waiting(servers: Servers, rounds: int, size: Size) -> Iterator[tuple[str, l
 
 
 def _round(servers: Servers, source_url: str, prefix: str, size: Size, stack: ExitStack) -> Round:
-    settings, uses = ((OFF,), ()) if size.moves else ((OFF, ON), (DECODE, RECEIVE))
+    settings, uses = ((OFF, ON), (DECODE, RECEIVE)) if size.is_whole else ((OFF,), ())
     return Round(
-        waiting_migration(servers, source_url, prefix, stack),
+        waiting_migration(servers, source_url, prefix, stack, service=size.service),
         {setting: _subscription(servers, source_url, f"{prefix}_{setting}", setting, stack) for setting in settings},
         {use: (f"{prefix}_{use}", ours.make_slot(source_url, f"{prefix}_{use}")) for use in uses},
     )
 
 
 def waiting_migration(
-    servers: Servers, source_url: str, prefix: str, stack: ExitStack, *, apart: bool = True
+    servers: Servers, source_url: str, prefix: str, stack: ExitStack, *, service: Service = NARROW, apart: bool = True
 ) -> ours.Migration:
-    """Make a migration of the service that has caught up, in a process of its own or in this; the stack clears it."""
-    urls = stack.enter_context(ours.shard_databases(servers, prefix, backlog.SHARDS))
+    """Make a migration of a service that has caught up, in a process of its own or in this; the stack clears it."""
+    urls = stack.enter_context(ours.shard_databases(servers, prefix, service.shards))
     mapping = servers.folder / f"{prefix}.yaml"
-    mapping.write_text(backlog.MAPPING.format(name=prefix), "utf-8")
-    variables = {"SOURCE_URL": source_url} | {backlog.SHARDS[shard]: url for shard, url in urls.items()}
+    mapping.write_text(service.mapping_of(prefix), "utf-8")
+    variables = {service.source: source_url} | {service.shards[shard]: url for shard, url in urls.items()}
     migration = ours.Migration(mapping, variables, urls)
     stack.callback(ours.clear, migration)
     if apart:
@@ -143,13 +162,16 @@ def _subscription(
 class _Work:
     """The backlog, as each contender does it."""
 
-    def __init__(self, servers: Servers, source_url: str, ready: list[Round], written: Written) -> None:
+    def __init__(
+        self, servers: Servers, service: Service, source_url: str, *, ready: list[Round], written: Written
+    ) -> None:
         self.moved_rows = 0
+        self._service = service
         self._servers = servers
         self._source_url = source_url
         self._ready = ready
         self._written = written
-        self._expected = backlog.digests(source_url)
+        self._expected = backlog.digests(service, source_url)
 
     def follow(self, number: int) -> Sample:
         migration = self._ready[number].migration
@@ -157,15 +179,16 @@ class _Work:
         done = run_apart(ours.follow, migration, self._written.end)
         changes, self.moved_rows = done.value
         self._check_changes(OURS, changes)
-        backlog.check(OURS, self._expected, *migration.shard_urls.values())
+        backlog.check(OURS, self._expected, self._service, *migration.shard_urls.values())
         return Sample(done.seconds, done.peak_bytes)
 
     def subscription(self, number: int, synchronous_commit: str) -> Sample:
         name, url = self._ready[number].subscriptions[synchronous_commit]
         self._servers.calm()
-        sample = Sample(native.catch_up(url, name, last_event=backlog.LAST_EVENT))
+        table = self._service.tables[-1]
+        sample = Sample(native.catch_up(url, name, table=table, last_event=backlog.LAST_EVENT))
         native.disable(url, name)
-        backlog.check(name, self._expected, url)
+        backlog.check(name, self._expected, self._service, url)
         return sample
 
     def decode(self, number: int) -> Sample:
