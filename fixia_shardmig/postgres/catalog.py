@@ -53,18 +53,18 @@ def read_catalog(connection: Connection) -> Catalog:
 def read_fingerprint(connection: Connection, roots: frozenset[TableName], *, timeout_s: float) -> str:
     """Return the fingerprint of the present definitions, and read no more than it is made of.
 
-    Each query ends within that time: the sizes of a table that somebody alters are not told before he commits.
+    The queries stay prepared, so that a second look is quick. Each ends within that time: the sizes of a table that somebody alters are not told before he commits.
     """
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(max(1, int(timeout_s * 1000)))])
-        return fingerprint_of(_tables(connection), roots)
+        return fingerprint_of(_tables(connection, prepare=True), roots)
 
 
-def _rows(connection: Connection, name: str) -> list[Any]:
+def _rows(connection: Connection, name: str, *, prepare: bool = False) -> list[Any]:
     query = _query(name)
     with connection.cursor(row_factory=namedtuple_row) as cursor:
-        return cursor.execute(query, prepare=True).fetchall()
+        return cursor.execute(query, prepare=prepare).fetchall()
 
 
 def _names(pairs: Iterable[str] | None) -> tuple[TableName, ...]:
@@ -73,14 +73,14 @@ def _names(pairs: Iterable[str] | None) -> tuple[TableName, ...]:
     return tuple(TableName(flat[i], flat[i + 1]) for i in range(0, len(flat), 2))
 
 
-def _tables(connection: Connection) -> dict[TableName, Table]:
+def _tables(connection: Connection, *, prepare: bool = False) -> dict[TableName, Table]:
     columns: dict[int, list[Column]] = defaultdict(list)
-    for row in _rows(connection, "columns"):
+    for row in _rows(connection, "columns", prepare=prepare):
         columns[row.table_oid].append(_column(row))
     indexes: dict[int, list[Index]] = defaultdict(list)
-    for row in _rows(connection, "indexes"):
+    for row in _rows(connection, "indexes", prepare=prepare):
         indexes[row.table_oid].append(_index(row))
-    rows = _rows(connection, "tables")
+    rows = _rows(connection, "tables", prepare=prepare)
     return {
         TableName(row.schema, row.name): _table(row, tuple(columns[row.oid]), tuple(indexes[row.oid])) for row in rows
     }

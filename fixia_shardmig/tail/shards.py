@@ -83,17 +83,14 @@ class ShardSession:
         self.settled = position(self._connection, SETTLED_STREAM)
         self._connection.autocommit = False
 
-    @property
-    def aside(self) -> Connection:
-        """Return a second session, which sees what is committed while the first one is busy."""
-        if self._aside is None:
-            self._aside = connect(self.url, f"tail {self.name} lookup")
-            self._aside.execute(
-                "SELECT set_config('search_path', %s, false), set_config('lock_timeout', %s, false),"
-                " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
-                (extension_path(self.catalog), f"{ASIDE_LOCK_MS}ms"),
-            )
-        return self._aside
+    def open_aside(self) -> None:
+        """Open a second session, which sees what is committed while the first one is busy."""
+        self._aside = connect(self.url, f"tail {self.name} lookup")
+        self._aside.execute(
+            "SELECT set_config('search_path', %s, false), set_config('lock_timeout', %s, false),"
+            " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
+            (extension_path(self.catalog), f"{ASIDE_LOCK_MS}ms"),
+        )
 
     @property
     def connection(self) -> Connection:
@@ -262,7 +259,7 @@ class ShardSession:
     def find(self, space: Keyspace, keys: Sequence[Key], *, committed: bool = False) -> set[int]:
         """Return which of the keys (by their place) this shard has, as of the open transaction.
 
-        With `committed`, as of the last batch, which does not wait for what is being sent. Whoever waits there for a
+        With `committed`, as of the last batch if a second session is open, which does not wait for what is being sent. Whoever waits there for a
         lock may wait for somebody who waits for our open transaction, and no server sees that: so it waits shortly.
         """
         if space.table not in self.catalog.tables:
@@ -270,9 +267,9 @@ class ShardSession:
         table = self.catalog.tables[space.table]
         columns = tuple(column for name in space.columns if (column := table.column(name)))
         has_index = set(space.columns) == set(table.identity_columns)
-        if committed and has_index:
+        if committed and has_index and self._aside is not None:
             with suppress(errors.LockNotAvailable):
-                return self._find_on(self.aside, table, columns, keys)
+                return self._find_on(self._aside, table, columns, keys)
         if not has_index:
             self.plan_freely()
         return self._find_on(self.connection, table, columns, keys)

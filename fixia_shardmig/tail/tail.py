@@ -173,6 +173,7 @@ class Tail:
         for number, (name, endpoint) in enumerate(self.shard_map.shards.items()):
             shards.append(ShardSession(number, name, url=endpoint.url, catalog=self.catalog))
             opened.callback(shards[-1].close)
+            shards[-1].open_aside()
         _refuse_unset(shards)
         self.batches = Batches(
             TailTables(self.shard_map, self.catalog),

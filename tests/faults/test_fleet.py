@@ -65,6 +65,8 @@ def test_a_copy_goes_on_after_its_scheduler_was_killed(shop: Shop, fleet: FleetO
     _nothing_lost(shop)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine 'Future._result' was never awaited:RuntimeWarning")  # of Dask's client
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_fleet_that_is_no_longer_there_ends_the_wait(
     scheduler: FleetOfWorkers, monkeypatch: pytest.MonkeyPatch, end: signal.Signals

@@ -86,6 +86,7 @@ def test_a_look_aside_does_not_wait_for_who_waits_for_the_batch(
     context = shop.context()
     name, endpoint = next(iter(context.shard_map.shards.items()))
     session = ShardSession(0, name, url=endpoint.url, catalog=context.catalog)
+    session.open_aside()
     items = Keyspace(TableName("public", "items"), ("id",))
     try:
         session.connection.execute("UPDATE public.items SET position = position")
