@@ -259,8 +259,9 @@ class ShardSession:
     def find(self, space: Keyspace, keys: Sequence[Key], *, committed: bool = False) -> set[int]:
         """Return which of the keys (by their place) this shard has, as of the open transaction.
 
-        With `committed`, as of the last batch if a second session is open, which does not wait for what is being sent. Whoever waits there for a
-        lock may wait for somebody who waits for our open transaction, and no server sees that: so it waits shortly.
+        With `committed`, as of the last batch if a second session is open, which does not wait for what is being sent.
+        Whoever waits there for a lock may wait for somebody who waits for our open transaction, and no server sees
+        that: so it waits shortly.
         """
         if space.table not in self.catalog.tables:
             return set()
