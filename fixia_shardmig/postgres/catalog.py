@@ -53,7 +53,8 @@ def read_catalog(connection: Connection) -> Catalog:
 def read_fingerprint(connection: Connection, roots: frozenset[TableName], *, timeout_s: float) -> str:
     """Return the fingerprint of the present definitions, and read no more than it is made of.
 
-    The queries stay prepared, so that a second look is quick. Each ends within that time: the sizes of a table that somebody alters are not told before he commits.
+    The queries stay prepared, so that a second look is quick. Each ends within that time: the sizes of a table that
+    somebody alters are not told before he commits.
     """
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
