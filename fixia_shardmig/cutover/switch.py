@@ -8,7 +8,8 @@ So a crash anywhere leaves phase FENCED, or both sides agreed; and a fence is ne
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -113,43 +114,47 @@ def finish(run: Run, epoch: int) -> str:
     try:
         return _finish(run, epoch)
     except (ShardmigError, psycopg.Error) as error:  # the journal itself: the switch stands, so say that it does
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         run.hands.say(f"switched, but not finished: {reason}; run {RESUME}")
         return reason
 
 
 def _finish(run: Run, epoch: int) -> str:
     try:
-        with run.step("enable"):
+        with _doing(run, "enable", "enabling triggers on the shards"):
             run.hands.enable_on_shards()
         place("cutover.enabled")
-    except (ShardmigError, psycopg.Error) as error:
-        return _unfinished(run, epoch, f"enabling triggers on the shards: {str(error).splitlines()[0]}")
-    try:
-        with run.step("references"):
+        with _doing(run, "references", "guarding the reference tables"):
             guard_references(run.sides, run.shard_map)
         place("cutover.references_guarded")
-    except (ShardmigError, psycopg.Error) as error:
-        return _unfinished(run, epoch, f"guarding the reference tables: {str(error).splitlines()[0]}")
-    if failure := move_clients(run, "forward", epoch):
-        return _unfinished(run, epoch, failure)
-    place("cutover.clients_moved")
-    try:
-        with run.step("subscriptions"):
+        if failure := move_clients(run, "forward", epoch):
+            return _unfinished(run, epoch, failure)
+        place("cutover.clients_moved")
+        with _doing(run, "subscriptions", "subscribing to the reference tables"):
             subscribe_references(run.sides, run.shard_map)
         place("cutover.references_subscribed")
-    except (ShardmigError, psycopg.Error) as error:
-        return _unfinished(run, epoch, f"subscribing to the reference tables: {str(error).splitlines()[0]}")
-    try:
-        with run.step("slot"):
+        with _doing(run, "slot", "dropping the slot of the way there"):
             drop_slot(run.sides.source, run.journal.get().slot)
         place("cutover.slot_dropped")
-    except (ShardmigError, psycopg.Error) as error:
-        return _unfinished(run, epoch, f"dropping the slot of the way there: {str(error).splitlines()[0]}")
+    except _StepError as error:
+        return _unfinished(run, epoch, str(error))
     run.journal.add_evidence({FINISHED: epoch})
     place("cutover.finished")
     run.event("finished", epoch=epoch)
     return ""
+
+
+class _StepError(Exception):
+    """A step behind the switch failed; the text says which, and why."""
+
+
+@contextmanager
+def _doing(run: Run, step: str, what: str) -> Iterator[None]:
+    try:
+        with run.step(step):
+            yield
+    except (ShardmigError, psycopg.Error) as error:
+        raise _StepError(f"{what}: {first_line(error)}") from error
 
 
 def _unfinished(run: Run, epoch: int, reason: str) -> str:

@@ -33,7 +33,7 @@ from fixia_shardmig.model.catalog import Catalog
 from fixia_shardmig.model.errors import RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase
-from fixia_shardmig.model.throttle import Bucket, Pace
+from fixia_shardmig.model.throttle import Pace
 from fixia_shardmig.postgres.replication import Stream
 from fixia_shardmig.postgres.retry import as_shardmig_error
 from fixia_shardmig.postgres.sessions import Connection, connect, insert_lsn
@@ -42,7 +42,7 @@ from fixia_shardmig.postgres.transactions import Idle, Item, Transaction, Transa
 from fixia_shardmig.tail.contested import Contested
 from fixia_shardmig.tail.definitions import Definitions
 from fixia_shardmig.tail.merge_back import MergeBack, changes_of
-from fixia_shardmig.tail.pulse import Pulse
+from fixia_shardmig.tail.pulse import Pulse, Valve
 from fixia_shardmig.tail.receiver import Receiver
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import TailTables
@@ -222,8 +222,7 @@ class BackTail:
         self._on_state = on_state
         self._pulse = Pulse("control", "state", "heartbeat", "settle")
         self._arrivals = Event()
-        self._pace = pace
-        self._bucket = Bucket(time.monotonic())
+        self._valve = Valve(pace)
         self._hurry = False
         self._conflict: _Conflict | None = None
         self._barrier: int | None = None
@@ -369,11 +368,7 @@ class BackTail:
 
     def _slowed(self) -> bool:
         """Whether nothing may be taken now: an operator, a signal or the rate says so, and nobody waits for us."""
-        if self._pace is None or self._hurry or self._barrier is not None:
-            return False
-        verdict, now_s = self._pace().verdict, time.monotonic()
-        self._bucket.set_rate(now_s, verdict.rate_bytes_per_s)
-        return verdict.held or self._bucket.wait_s(now_s) > 0
+        return not self._hurry and self._barrier is None and self._valve.is_shut()
 
     def _ready(self, stream: _BackStream) -> _Batch | None:
         """Return a stream's next batch; one that only moves its position may wait."""
@@ -392,7 +387,7 @@ class BackTail:
 
     def _spend(self, batches: Iterable[_Batch]) -> None:
         size_bytes = sum(transaction.size_bytes for batch in batches for transaction in batch.transactions)
-        self._bucket.spend(time.monotonic(), size_bytes)
+        self._valve.spend(size_bytes)
 
     def _try(self, batches: Mapping[str, _Batch], *, merging: bool) -> bool:
         self._source.merging = merging

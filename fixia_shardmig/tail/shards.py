@@ -69,11 +69,8 @@ class ShardSession:
         self._sending: deque[Future[None]] = deque()
         self._statements: dict[tuple[TableName, str, tuple[str, ...]], bytes] = {}
         self._connection = connect(url, f"tail {name}", autocommit=True)
-        self._connection.execute(
-            "SELECT set_config('session_replication_role', 'replica', false), set_config('search_path', %s, false),"
-            " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
-            (extension_path(catalog),),
-        )
+        self._connection.execute("SELECT set_config('session_replication_role', 'replica', false)")
+        _look_by_index(self._connection, catalog)
         self._plans_freely = False
         self._connection.prepared_max = PREPARED_MAX
         self.merging = False
@@ -86,11 +83,8 @@ class ShardSession:
     def open_aside(self) -> None:
         """Open a second session, which sees what is committed while the first one is busy."""
         self._aside = connect(self.url, f"tail {self.name} lookup")
-        self._aside.execute(
-            "SELECT set_config('search_path', %s, false), set_config('lock_timeout', %s, false),"
-            " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
-            (extension_path(self.catalog), f"{ASIDE_LOCK_MS}ms"),
-        )
+        self._aside.execute("SELECT set_config('lock_timeout', %s, false)", (f"{ASIDE_LOCK_MS}ms",))
+        _look_by_index(self._aside, self.catalog)
 
     @property
     def connection(self) -> Connection:
@@ -319,6 +313,15 @@ class ShardSession:
         self._bulk.forget_uncommitted()
         if not self._connection.closed:
             self._connection.rollback()
+
+
+def _look_by_index(connection: Connection, catalog: Catalog) -> None:
+    """Have a session find many keys by the index on them: see `ShardSession.plan_freely`."""
+    connection.execute(
+        "SELECT set_config('search_path', %s, false), set_config('enable_hashjoin', 'off', false),"
+        " set_config('enable_mergejoin', 'off', false)",
+        (extension_path(catalog),),
+    )
 
 
 _BUILDERS = {

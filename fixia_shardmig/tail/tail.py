@@ -27,7 +27,7 @@ from fixia_shardmig.model.errors import DriftError, RefusedError, ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.model.phase import Phase, Writer, writer_in
 from fixia_shardmig.model.places import place
-from fixia_shardmig.model.throttle import Bucket, Pace
+from fixia_shardmig.model.throttle import Pace
 from fixia_shardmig.placement.stream import Key
 from fixia_shardmig.postgres.catalog import read_catalog
 from fixia_shardmig.postgres.replication import Stream
@@ -39,7 +39,7 @@ from fixia_shardmig.postgres.visibility import is_visible
 from fixia_shardmig.tail import statements
 from fixia_shardmig.tail.batches import Batches
 from fixia_shardmig.tail.definitions import Definitions
-from fixia_shardmig.tail.pulse import Pulse
+from fixia_shardmig.tail.pulse import Pulse, Valve
 from fixia_shardmig.tail.receiver import Receiver
 from fixia_shardmig.tail.record import Decisions
 from fixia_shardmig.tail.shards import ShardSession
@@ -141,8 +141,7 @@ class Tail:
         self.journal = journal
         self._on_state = on_state
         self._open_messages = open_messages or self._open_stream
-        self._pace = pace
-        self._bucket = Bucket(time.monotonic())
+        self._valve = Valve(pace)
         self._hurry = False
         self._epochs = journal.epochs()
         self._queue: deque[Item] = deque()
@@ -324,11 +323,7 @@ class Tail:
 
     def _slowed(self) -> bool:
         """Whether nothing may be taken now: an operator, a signal or the rate says so, and nobody waits for us."""
-        if self._pace is None or self._hurry or self._barrier is not None:
-            return False
-        verdict, now_s = self._pace().verdict, time.monotonic()
-        self._bucket.set_rate(now_s, verdict.rate_bytes_per_s)
-        return verdict.held or self._bucket.wait_s(now_s) > 0
+        return not self._hurry and self._barrier is None and self._valve.is_shut()
 
     def _consume(self, limit: LSN | None) -> bool:
         """Take items off the queue into batches; True as soon as everything below the limit has been taken."""
@@ -340,7 +335,7 @@ class Tail:
             self._queue.popleft()
             if isinstance(item, Transaction):
                 self._queue_bytes -= item.held_bytes
-                self._bucket.spend(time.monotonic(), item.size_bytes)
+                self._valve.spend(item.size_bytes)
                 self._take(item)
             elif isinstance(item, Idle):
                 if not self._batch and self._pulse.due("idle", IDLE_S):

@@ -11,7 +11,7 @@ import pytest
 
 from fixia_shardmig.model.names import TableName
 from fixia_shardmig.postgres.transactions import Transaction
-from fixia_shardmig.tail import kernel, locations, router, shards, tail
+from fixia_shardmig.tail import locations, router, shards, tail
 from fixia_shardmig.tail.batches import Batches
 from fixia_shardmig.tail.shards import ShardSession
 from fixia_shardmig.tail.tables import Keyspace
@@ -21,17 +21,13 @@ from tests.integration.tail.test_merged import SWAP
 
 WAIT_S = 10.0
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.fixture
 def shop(migration_of: Callable[..., Migration]) -> Migration:
     """Give a migration with every index and constraint."""
     return migration_of(TABLES, DDL).copy()
-
-
-@pytest.fixture(params=[True, False], ids=["compiled", "general"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have plain changes go the compiled way, and everything the general one."""
-    monkeypatch.setattr(kernel, "IS_COMPILED", kernel.IS_COMPILED and request.param)
 
 
 @pytest.fixture(autouse=True)

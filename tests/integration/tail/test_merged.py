@@ -9,7 +9,7 @@ import pytest
 
 from fixia_shardmig.journal.journal import Journal
 from fixia_shardmig.model.lsn import LSN
-from fixia_shardmig.tail import kernel, shards
+from fixia_shardmig.tail import shards
 from fixia_shardmig.tail.bulk import Bulk
 from fixia_shardmig.tail.net import NetChange
 from fixia_shardmig.tail.shards import MERGED_TABLE_MIN, ShardSession
@@ -30,17 +30,13 @@ SWAP = (
     "UPDATE users SET email = 'dan' WHERE id = 1",
 )
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.fixture
 def shop(migration_of: Callable[..., Migration]) -> Migration:
     """Give a migration with every index and constraint."""
     return migration_of(TABLES, DDL).copy()
-
-
-@pytest.fixture(params=[True, False], ids=["compiled", "general"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have plain changes go the compiled way, and everything the general one."""
-    monkeypatch.setattr(kernel, "IS_COMPILED", kernel.IS_COMPILED and request.param)
 
 
 @pytest.fixture
