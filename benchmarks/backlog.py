@@ -22,6 +22,7 @@ from fixia_shardmig.model.errors import ShardmigError
 from fixia_shardmig.model.lsn import LSN
 from fixia_shardmig.postgres.sessions import insert_lsn
 
+COMMON = Path(__file__).with_suffix(".sql")
 WORKERS = 4
 """Fixed, since the rows follow from it."""
 
@@ -51,8 +52,8 @@ class Service:
     """Who writes the backlog.
 
     Attributes:
-        procedures: The file that makes `bench.seed`, `bench.write` and `bench.insert_last`; the tables too, if they are
-            not the marketplace's.
+        procedures: The file that makes what `bench.seed` and `bench.write` call, and `bench.insert_last`; the tables too,
+            if they are not the marketplace's.
         tables: The five tables; the last one gets the row that shows the backlog's end.
         mapping: A mapping's text, whose name is to be replaced.
         source: The mapping's variable for the source's URL.
@@ -71,7 +72,7 @@ class Service:
 
 
 NARROW = Service(
-    Path(__file__).with_suffix(".sql"),
+    Path(__file__).with_name("backlog_narrow.sql"),
     ("users", "services", "projects", "proposals", "events"),
     _NARROW_MAPPING,
     "SOURCE_URL",
@@ -109,6 +110,7 @@ def seed(url: str, service: Service, *, users: int, workers: int = WORKERS) -> N
     if service is MARKET:
         create_schema(url)
     with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(COMMON.read_bytes())
         connection.execute(service.procedures.read_bytes())
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(_seed_as, url, worker, users // WORKERS) for worker in range(workers)]:
