@@ -52,8 +52,8 @@ class Service:
     """Who writes the backlog.
 
     Attributes:
-        procedures: The file that makes what `bench.seed` and `bench.write` call, and `bench.insert_last`; the tables too,
-            if they are not the marketplace's.
+        procedures: The file that makes what `bench.seed` and `bench.write` call, and `bench.insert_last`; the tables
+            too, if they are not the marketplace's.
         tables: The five tables; the last one gets the row that shows the backlog's end.
         mapping: A mapping's text, whose name is to be replaced.
         source: The mapping's variable for the source's URL.
